@@ -1,0 +1,50 @@
+# Every target does its own set-up. `make` alone lists them.
+
+PYTHON := .venv/bin/python
+PACKAGES := python3-venv python3-bpfcc libbpf1 iproute2 nftables iptables wireguard-go wireguard-tools \
+            iputils-ping iperf3 curl tcpdump ethtool procps
+
+.PHONY: help venv demo test quick lint bench clean
+
+help:
+	@echo "make demo    a download that hangs without clampd and arrives with it (root)"
+	@echo "make test    everything that CI runs (root)"
+	@echo "make quick   the tests that need no privileges"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   what it costs, beside Linux's own clamps (root)"
+	@echo "make venv    Debian's packages and .venv, which the others call"
+
+# Debian's own Python, because bcc comes with it (python3-bpfcc); idempotent.
+venv: .venv/ready
+
+.venv/ready: pyproject.toml
+	@missing=""; for p in $(PACKAGES); do \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" != 0 ]; then echo "make venv: as root, or install first:$$missing" >&2; exit 1; fi; \
+	  echo "installing$$missing"; \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+	@test -x $(PYTHON) || /usr/bin/python3 -m venv --system-site-packages .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: venv
+	$(PYTHON) tests/demo.py
+
+lint: venv
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+test: lint
+	$(PYTHON) -m pytest
+
+quick: venv
+	$(PYTHON) -m pytest -m "not bpf and not netns"
+
+bench: venv
+	$(PYTHON) tests/bench/bench.py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
