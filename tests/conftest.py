@@ -1,0 +1,49 @@
+"""For all tests: a skip that nobody expects can be made a failure; and hypothesis does the same in every run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# No deadline: the machine is shared. No database: a run depends on nothing but the tree.
+settings.register_profile("clampd", deadline=None, derandomize=True, database=None)
+settings.load_profile("clampd")
+
+EXPECTED_SKIPS = Path(__file__).with_name("expected-skips")
+
+
+def expected_skips() -> frozenset[str]:
+    """The ids of the tests that may be skipped; a file's name stands for all tests in it."""
+    lines = EXPECTED_SKIPS.read_text().splitlines()
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def _not_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turns an unexpected skip into a failure if the environment asks for it."""
+    if os.environ.get("CLAMPD_TESTS_NO_SKIP") != "1" or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    node, file = report.nodeid, report.nodeid.partition("::")[0]
+    if not {node, file} & expected_skips():
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = (
+            f"skipped, and CLAMPD_TESTS_NO_SKIP is set: {why}\n(tests/expected-skips does not list {node})"
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _not_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _not_skipped(report)
+    return report
