@@ -1,0 +1,1 @@
+/* Opened by bcc's helpers.h; nothing of it is used. */

@@ -1,0 +1,1 @@
+/* Opened by bcc's own headers; nothing of it is used. */

@@ -1,0 +1,40 @@
+"""Real topologies for the tests that need root: namespaces, tunnels, captures, traffic, and clampd in them.
+
+No test framework in here: everything is a context manager that a `Lab` enters and leaves in reverse order,
+so that nothing outlives it, whatever happens in its body. What the kernel cannot do raises `Unsupported`.
+"""
+
+from __future__ import annotations
+
+from .capture import Capture, Frame
+from .clampd import Clampd, Refused, another_version, peer_table
+from .command import LabError, Unsupported, run, wait_for
+from .lab import Lab
+from .namespace import Namespace
+from .packet import Segment, build_syn, parse_segment
+from .process import Process
+from .traffic import Connection, SynSender, transfer
+from .wireguard import WireGuard
+
+__all__ = [
+    "Capture",
+    "Clampd",
+    "Connection",
+    "Frame",
+    "Lab",
+    "LabError",
+    "Namespace",
+    "Process",
+    "Refused",
+    "Segment",
+    "SynSender",
+    "Unsupported",
+    "WireGuard",
+    "another_version",
+    "build_syn",
+    "parse_segment",
+    "peer_table",
+    "run",
+    "transfer",
+    "wait_for",
+]
