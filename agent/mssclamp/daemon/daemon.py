@@ -1,0 +1,463 @@
+"""The daemon's state and what may be done to it: configuration, table, modes and store over one reconciler.
+
+Every change ends in `reconcile()`, which looks at what there is and makes it what it should be.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from mssclamp import __version__
+from mssclamp.config import Config
+from mssclamp.control import protocol
+from mssclamp.daemon import clock, facts, snapshot
+from mssclamp.daemon.events import EventLog
+from mssclamp.daemon.reconcile import Rates, Reconciler, Row, Wanted
+from mssclamp.daemon.resolve import Resolved, resolve
+from mssclamp.daemon.shadow import Hook, Sample, ShadowWatch
+from mssclamp.datapath import abi, pair
+from mssclamp.datapath.attach import HOOKS, Tc
+from mssclamp.datapath.links import Link
+from mssclamp.errors import ConflictError, DatapathError, NotFoundError
+from mssclamp.pmtu.modes import EVERY_DEVICE, FOREVER, NEVER, Mode, Modes, scopes_text
+from mssclamp.pmtu.table import Address, Change, Peer, Table
+from mssclamp.store.database import Store
+from mssclamp.wire.mtu import mss_for_mtu
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Daemon:
+    """All of it but sockets and signals.
+
+    `load_config` reads the configuration again for `reload()`; `post` has a call made in the daemon's thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        load_config: Callable[[], Config],
+        store: Store,
+        tc: Tc,
+        post: Callable[[Callable[[], None]], object],
+    ) -> None:
+        self._config = config
+        self._load_config = load_config
+        self._store = store
+        self._tc = tc
+        self._reconciler = Reconciler(tc, lambda event: post(lambda: self._on_event(event)))
+        self._table = Table({peer: mtu for peer, (mtu, _) in store.pins().items()})
+        self._modes = Modes(store.modes(), store.trials(clock.boot_id()))
+        self._detached = store.detached()
+        self._links: dict[str, Link] = {}
+        self._managed: list[str] = []
+        self._shadows = ShadowWatch()
+        self._goal: Wanted | None = None  # None: to be derived again
+        self._problems: dict[str, str] = {}
+        self._loading_failed: str | None = None
+        self._began = clock.boot_ns()
+        self.events = EventLog(clock.unix())
+
+    def start(self) -> None:
+        """Adopts what an earlier daemon left, and makes it what it should be."""
+        for sentence in self._config.not_yet:
+            log.warning("%s", sentence)
+        self._reconciler.adopt()
+        self.reconcile()
+
+    def close(self) -> None:
+        """Stops; what is attached stays in force."""
+        self._reconciler.close()
+
+    # -- the one direction: from what is wanted to the kernel ---------------------------------------------
+
+    def reconcile(self) -> None:
+        """Looks at the devices, works out what should be, writes it. Never raises for what the kernel refuses."""
+        self._expire_trials()
+        links = {link.name: link for link in self._tc.links()}
+        # Not of the links alone: a user-space WireGuard's API socket, by which we know it, comes after its device.
+        managed = [link.name for link in links.values() if self._is_managed(link)]
+        changed = links != self._links or managed != self._managed
+        self._links, self._managed = links, managed  # also where equal: the links' packet counts are newer
+        if changed or self._goal is None:
+            self._goal = self._derive_goal()
+        goal = self._goal
+        try:
+            outcome = self._reconciler.apply(goal, self._links, clock.boot_ns() / 1e9)
+        except DatapathError as error:
+            if self._loading_failed != str(error):
+                log.error("%s", error)
+            self._loading_failed = str(error)
+            return
+        self._loading_failed = None
+        for device in outcome.attached:
+            log.info("attached to %s", device)
+            self._event("device-attached", details={"device": device})
+        for device in outcome.restored:
+            log.warning("%s: somebody had taken clampd's filters off; they are on again", device)
+            self._event("device-attached", details={"device": device, "why": "somebody had taken the filters off"})
+        for device in outcome.detached:
+            log.info("no longer attached to %s", device)
+            self._event("device-detached", details={"device": device})
+        for device, problem in outcome.problems.items():
+            if self._problems.get(device) != problem:
+                log.warning("%s", problem)
+        self._problems = dict(outcome.problems)
+        self._watch_shadows()
+
+    def _derive_goal(self) -> Wanted:
+        """What the kernel's half should be, from everything that has a say in it."""
+        mtus = {link.name: link.mtu for link in self._links.values()}
+        self._tell(self._table.update(facts.from_config(self._config, self._links), mtus, clock.unix()))
+        devices = [name for name in self._managed if not self._is_detached(name)]
+        return Wanted(self._rows(set(devices)), devices, self._rates(), stay_loaded=not self._detached)
+
+    def _changed_goal(self) -> None:
+        """Somebody said something: derive the goal anew, and reach it."""
+        self._goal = None
+        self.reconcile()
+
+    @property
+    def has_problems(self) -> bool:
+        """Whether trying again may help."""
+        return bool(self._problems or self._loading_failed)
+
+    def seconds_to_deadline(self) -> float | None:
+        """How long until a trial ends."""
+        deadline = self._modes.next_deadline()
+        return None if deadline is None else max(0.0, (deadline - clock.boot_ns()) / 1e9)
+
+    def _rows(self, devices: set[str]) -> list[Row]:
+        rows = []
+        for peer in self._table.peers.values():
+            facts, mtu = peer.facts, peer.value.mtu
+            if facts.device not in devices or mtu is None:
+                rows.append(Row(peer=facts.id))
+                continue
+            device = self._config.device_for(facts.device)
+            rows.append(
+                Row(
+                    peer=facts.id,
+                    ifindex=self._links[facts.device].index,
+                    prefixes=facts.prefixes,
+                    mtu=mtu,
+                    mss4=mss_for_mtu(mtu, 4),
+                    mss6=mss_for_mtu(mtu, 6),
+                    enforce_until=self._enforce_until(peer),
+                    clamp=device is None or device.clamp,
+                    # A peer about which nothing is known has its device's limit, and the kernel sees to that.
+                    answer=(device is None or device.too_big) and peer.value.state != "unprobed",
+                )
+            )
+        return rows
+
+    def _watch_shadows(self) -> None:
+        samples: dict[tuple[int, Hook], Sample] = {}
+        for name, link in self._links.items():
+            if self._reconciler.is_attached(name):
+                moved: dict[Hook, int] = {"ingress": link.received, "egress": link.sent}
+                for hook, packets in moved.items():
+                    seen = self._reconciler.packets_seen(link, egress=hook == "egress")
+                    samples[link.index, hook] = Sample(packets, seen)
+        self._shadows.look(clock.boot_ns() / 1e9, samples)
+
+    def _rates(self) -> Rates:
+        rate = self._config.rate
+        return Rates(rate.too_big_per_flow, rate.too_big_per_sender, rate.too_big_per_peer)
+
+    def _is_managed(self, link: Link) -> bool:
+        return link.name != "lo" and not pair.is_ours(link.name) and self._config.manages(link.name, link.is_wireguard)
+
+    def _is_detached(self, device: str) -> bool:
+        return EVERY_DEVICE in self._detached or device in self._detached
+
+    def _configured_mode(self, device: str) -> Mode:
+        entry = self._config.device_for(device)
+        return (entry.mode if entry is not None else None) or self._config.mode
+
+    def _enforce_until(self, peer: Peer) -> int:
+        device = peer.facts.device
+        return self._modes.enforce_until(device, self._configured_mode(device), peer.facts.mode)
+
+    def _is_enforced(self, peer: Peer) -> bool:
+        return self._enforce_until(peer) > clock.boot_ns()
+
+    def _expire_trials(self) -> None:
+        deadline = self._modes.next_deadline()
+        now = clock.boot_ns()
+        if deadline is None or deadline > now:
+            return
+        self._goal = None
+        for scope in self._change_modes(lambda modes: modes.expire(now)):
+            log.warning("the trial on %s is over: what held before holds again", scopes_text([scope]))
+            self._event(
+                "mode-changed", details={"device": _device(scope), "mode": "observe", "why": "the trial is over"}
+            )
+
+    # -- what can be asked ----------------------------------------------------------------------------------
+
+    def peers(
+        self, device: str | None, state: str | None, limit: int | None, after: str | None
+    ) -> protocol.PeersDocument:
+        """The table, in the order of ids; `limit` rows after the id `after`."""
+        chosen = [
+            peer
+            for peer_id, peer in sorted(self._table.peers.items())
+            if device in (None, peer.facts.device)
+            and state in (None, peer.value.state)
+            and (after is None or peer_id > after)
+        ]
+        page = chosen if limit is None else chosen[:limit]
+        cut = page[-1].facts.id if page and len(page) < len(chosen) else None
+        return protocol.PeersDocument(peers=[self._peer(peer) for peer in page], next=cut)
+
+    def peer(self, reference: str, device: str | None) -> protocol.PeerDocument:
+        """One peer with its evidence; for an address also what packets meet."""
+        found = self.resolve(reference, device)
+        return protocol.PeerDocument(
+            peer=self._peer(found.peer, with_evidence=True),
+            address=snapshot.address_document(found, self._is_enforced(found.peer)),
+        )
+
+    def resolve(self, reference: str, device: str | None) -> Resolved:
+        """The peer that a reference means."""
+        names = {link.index: link.name for link in self._links.values()}
+
+        def route(address: Address) -> str | None:
+            return names.get(self._tc.route_to(str(address)) or 0)
+
+        return resolve(reference, device, self._table.peers, route)
+
+    def status(self) -> protocol.Status:
+        """Everything in one screen."""
+        states: dict[str, int] = {}
+        for peer in self._table.peers.values():
+            states[peer.value.state] = states.get(peer.value.state, 0) + 1
+        now = clock.boot_ns()
+        problems = [self._loading_failed] if self._loading_failed else []
+        return protocol.Status(
+            version=__version__,
+            pid=os.getpid(),
+            mode=self._modes.chosen.get(EVERY_DEVICE) or self._config.mode,
+            uptime=round((now - self._began) / 1e9, 1),
+            devices=self._devices(),
+            peers=states,
+            detached=sorted(self._detached),
+            trials=[
+                protocol.Trial(
+                    device=_device(scope),
+                    until=snapshot.instant(clock.unix() + (until - now) / 1e9),
+                    seconds_left=round(max(0, until - now) / 1e9, 1),
+                )
+                for scope, until in sorted(self._modes.trials.items())
+            ],
+            reasons={reason.name.lower(): count for reason, count in self._reconciler.reasons().items()},
+            problems=problems + list(self._config.not_yet),
+        )
+
+    # -- what can be done -----------------------------------------------------------------------------------
+
+    def pin(self, reference: str, device: str | None, mtu: int) -> protocol.PeerDocument:
+        """Puts the operator's value in force and keeps it."""
+        peer = self.resolve(reference, device).peer
+        self._table.check_pin(peer, mtu)
+        self._store.set_pin(peer.facts.id, mtu, clock.unix())
+        self._tell(self._table.pin(peer, mtu, clock.unix()))
+        return self._changed(peer)
+
+    def unpin(self, reference: str, device: str | None) -> protocol.PeerDocument:
+        """Drops clampctl's pin."""
+        peer = self.resolve(reference, device).peer
+        if peer.pin is None:
+            raise ConflictError(
+                f"{peer.facts.id} is not pinned by clampctl",
+                fix="its mtu stands in the configuration" if peer.facts.mtu is not None else None,
+            )
+        self._store.set_pin(peer.facts.id, None, clock.unix())
+        self._tell(self._table.unpin(peer, clock.unix()))
+        return self._changed(peer)
+
+    def set_mode(self, mode: Mode, device: str | None, seconds: float | None) -> protocol.Done:
+        """Enforces or observes, one device or all, for good or for a time."""
+        self._require_device(device)
+        where = device or "all devices"
+        if seconds is not None:
+            until = clock.boot_ns() + int(seconds * 1e9)
+            self._change_modes(lambda modes: modes.start_trial(device, until))
+            text = f"{where}: enforcing for {seconds:g} s, then observing again unless `clampctl confirm` follows"
+        else:
+            self._change_modes(lambda modes: modes.set(mode, device))
+            text = f"{where}: {'enforcing' if mode == 'enforce' else 'observing'}"
+        self._event("mode-changed", details={"device": device, "mode": mode, "why": "clampctl", "seconds": seconds})
+        self._changed_goal()
+        kept = [
+            peer.facts.name
+            for peer in self._table.peers.values()
+            if mode == "enforce" and device in (None, peer.facts.device) and self._enforce_until(peer) == NEVER
+        ]
+        if kept:
+            text += f"; still observed, as was said of them or of their device alone: {', '.join(sorted(kept))}"
+        return protocol.Done(text=text, problems=self._all_problems())
+
+    def confirm(self) -> protocol.Done:
+        """Makes the trials under way permanent."""
+        self._expire_trials()
+        scopes = self._change_modes(lambda modes: modes.confirm(clock.boot_ns()))
+        for scope in scopes:
+            self._event("mode-changed", details={"device": _device(scope), "mode": "enforce", "why": "confirmed"})
+        self._changed_goal()
+        return protocol.Done(text=f"{scopes_text(scopes)}: enforcing for good", problems=self._all_problems())
+
+    def attach(self, device: str | None) -> protocol.Done:
+        """Lets clampd back on what `detach` kept it off."""
+        self._require_device(device)
+        if device is not None and EVERY_DEVICE in self._detached:
+            raise ConflictError(
+                "clampd is detached from everything", fix="`clampctl attach` lets it back, then detach the rest"
+            )
+        self._store.set_detached(device or EVERY_DEVICE, False)
+        self._detached = self._store.detached()
+        self._reconciler.forgive(self._links[device].index if device is not None and device in self._links else None)
+        self._changed_goal()
+        attached = [
+            name for name in sorted(self._links) if self._reconciler.is_attached(name) and device in (None, name)
+        ]
+        text = f"attached: {', '.join(attached)}" if attached else "kept off no longer; nothing to attach to now"
+        return protocol.Done(text=text, problems=self._all_problems())
+
+    def detach(self, device: str | None) -> protocol.Done:
+        """Takes the programs off and keeps them off, over restarts too."""
+        self._require_device(device)
+        before = {name for name in self._links if self._reconciler.is_attached(name)}
+        self._store.set_detached(device or EVERY_DEVICE, True)
+        self._detached = self._store.detached()
+        self._changed_goal()
+        gone = sorted(name for name in before if not self._reconciler.is_attached(name))
+        text = f"detached: {', '.join(gone)}" if gone else "nothing was attached"
+        return protocol.Done(text=f"{text}; kept off until `clampctl attach{f' {device}' if device else ''}`")
+
+    def reload(self) -> protocol.Done:
+        """Reads the configuration again. Raises ConfigError and leaves everything as it was if it is bad."""
+        fresh = self._load_config()
+        restart = [
+            key
+            for key in ("run_dir", "state_dir", "metrics_listen")
+            if getattr(fresh, key) != getattr(self._config, key)
+        ]
+        self._config = fresh
+        self._changed_goal()
+        for sentence in fresh.not_yet:
+            log.warning("%s", sentence)
+        text = "the configuration was read again"
+        if restart:
+            text += f"; {', '.join(restart)} take effect when clampd starts again"
+        log.info("%s", text)
+        return protocol.Done(text=text, problems=self._all_problems())
+
+    # -- what the kernel tells ------------------------------------------------------------------------------
+
+    def _on_event(self, event: abi.Event) -> None:
+        peer = self._reconciler.peer_at(event.peer)
+        if peer is None:  # forgotten meanwhile
+            return
+        details = {"size": event.size, "mtu": event.mtu, "family": event.family}
+        match abi.EventKind(event.kind):
+            case abi.EventKind.OVERSIZE:
+                self._event("hint", peer, {"hint": "oversize"} | details)
+            case abi.EventKind.OVERSIZE_DF_CLEAR:
+                self._event("hint", peer, {"hint": "oversize-df-clear"} | details)
+            case abi.EventKind.SUPPRESSED:
+                self._event("suppressed", peer, {"why": "over the rate limit of answers"} | details)
+
+    # -- small print ----------------------------------------------------------------------------------------
+
+    def _changed(self, peer: Peer) -> protocol.PeerDocument:
+        self._changed_goal()
+        return protocol.PeerDocument(peer=self._peer(peer, with_evidence=True))
+
+    def _peer(self, peer: Peer, *, with_evidence: bool = False) -> protocol.Peer:
+        counters = self._reconciler.counters(peer.facts.id)
+        return snapshot.peer_document(peer, counters, self._is_enforced(peer), with_evidence=with_evidence)
+
+    def _devices(self) -> list[protocol.Device]:
+        named = {peer.facts.device for peer in self._table.peers.values()}
+        present = {link.name: link for link in self._links.values() if self._is_managed(link)}
+        return [self._device_document(name, present.get(name)) for name in sorted(named | set(present))]
+
+    def _device_document(self, name: str, link: Link | None) -> protocol.Device:
+        mode = self._device_mode(name)
+        if link is None:
+            return protocol.Device(
+                name=name, kind="", mtu=None, mode=mode, attached=False, problem="there is no such device now"
+            )
+        problem = self._problems.get(name)
+        if problem is None and self._is_detached(name):
+            problem = "kept off by `clampctl detach`"
+        shadowed = [hook for hook in HOOKS if self._shadows.is_shadowed(link.index, hook)]
+        if problem is None and shadowed:
+            problem = (
+                f"shadowed on {' and '.join(shadowed)}: its packets go past clampd's program (hardware offload, or a "
+                "foreign filter before it)"
+            )
+        return protocol.Device(
+            name=name,
+            kind=link.kind or "device",
+            mtu=link.mtu,
+            mode=mode,
+            attached=self._reconciler.is_attached(name),
+            programs=[
+                protocol.Program(
+                    hook=each.hook,
+                    name=each.name or each.kind,
+                    owner="clampd" if each.ours else "foreign",
+                    priority=each.priority,
+                    shadowed=each.ours and self._shadows.is_shadowed(link.index, each.hook),
+                    id=each.program_id,
+                )
+                for each in self._reconciler.filters(link)
+            ],
+            problem=problem,
+        )
+
+    def _device_mode(self, name: str) -> Mode:
+        until = self._modes.enforce_until(name, self._configured_mode(name), None)
+        return "enforce" if until == FOREVER or until > clock.boot_ns() else "observe"
+
+    def _require_device(self, device: str | None) -> None:
+        if device is None or device in self._links or device in {p.facts.device for p in self._table.peers.values()}:
+            return
+        raise NotFoundError(
+            f"there is no device {device!r}", fix=f"clampd knows {', '.join(sorted(self._managed_names())) or 'none'}"
+        )
+
+    def _managed_names(self) -> Sequence[str]:
+        return [device.name for device in self._devices()]
+
+    def _all_problems(self) -> list[str]:
+        return ([self._loading_failed] if self._loading_failed else []) + list(self._problems.values())
+
+    def _change_modes(self, change: Callable[[Modes], T]) -> T:
+        """Changes the modes, but only if they can be kept."""
+        fresh = Modes(dict(self._modes.chosen), dict(self._modes.trials))
+        result = change(fresh)
+        self._store.replace_modes(fresh.chosen, fresh.trials, clock.boot_id())
+        self._modes = fresh
+        return result
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._event(change.event, change.peer, change.details)
+
+    def _event(
+        self, event: protocol.EventName, peer: str | None = None, details: Mapping[str, object] | None = None
+    ) -> None:
+        self.events.add(snapshot.instant(clock.unix()), event, peer, details)
+
+
+def _device(scope: str) -> str | None:
+    return None if scope == EVERY_DEVICE else scope

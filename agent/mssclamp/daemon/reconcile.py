@@ -1,0 +1,399 @@
+"""The only writer of the kernel's half: brings programs, maps and filters to what is wanted, whatever they are now.
+
+Called again and again with everything that is wanted; what is so already costs nothing. Order matters: what a packet
+may look up is written before what leads to it, and programs are attached after their maps are full, so that at no
+moment a packet meets less than before or than wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mssclamp.datapath import abi, loader, pair, sources
+from mssclamp.datapath.attach import Filter, Tc, programs_for
+from mssclamp.datapath.instance import Instance, Network
+from mssclamp.datapath.links import Link
+from mssclamp.datapath.ring import RingReader
+from mssclamp.errors import DatapathError
+
+log = logging.getLogger(__name__)
+
+_MIN_ROOM = 1024
+
+_LOSSES = 3
+_LOSS_WINDOW = 60.0
+"""So many losses of our filters in so many seconds: whoever does it means it."""
+
+_SMALL_PACKET = 1200
+"""Bytes: sizes up to here are looked at only where a peer's MTU is smaller."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the kernel is to know of one peer. One whose device is away has no prefixes: it keeps its counters."""
+
+    peer: str
+    ifindex: int = 0
+    prefixes: tuple[Network, ...] = ()
+    mtu: int = 0
+    mss4: int = 0
+    mss6: int = 0
+    enforce_until: int = 0
+    clamp: bool = False
+    answer: bool = False
+
+    def in_kernel(self) -> bytes:
+        """As the map holds it."""
+        flags = (abi.PEER_CLAMP if self.clamp else 0) | (abi.PEER_ANSWER if self.answer else 0)
+        return bytes(abi.Peer(self.enforce_until, self.mtu, self.mss4, self.mss6, flags))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Answers a second at most."""
+
+    per_flow: int
+    per_sender: int
+    per_peer: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How the kernel's half should be. `stay_loaded`: keep programs at hand for devices that may come back."""
+
+    rows: Sequence[Row]
+    devices: Sequence[str]
+    rates: Rates
+    stay_loaded: bool
+
+    @functools.cached_property
+    def smallest_answered(self) -> int | None:
+        """The smallest MTU whose excess is answered, bytes; None where none is."""
+        return min((row.mtu for row in self.rows if row.answer), default=None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one pass did: names of devices, and problems by device for those it could not serve."""
+
+    attached: tuple[str, ...] = ()
+    restored: tuple[str, ...] = ()
+    """Devices where somebody else had taken our filters off."""
+    detached: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+class Reconciler:
+    """Owns the instance in force, and what it holds."""
+
+    def __init__(self, tc: Tc, on_event: Callable[[abi.Event], object]) -> None:
+        """`on_event` is called in a thread of its own with every record of the ring buffer."""
+        self._tc = tc
+        self._on_event = on_event
+        self._instance: Instance | None = None
+        self._ring: RingReader | None = None
+        self._config: bytes | None = None
+        self._index_of: dict[str, int] = {}
+        self._peers: dict[int, bytes] = {}
+        self._prefixes: dict[tuple[int, Network], int] = {}
+        self._written: Wanted | None = None
+        self._attached: dict[str, int] = {}  # device: ifindex
+        self._losses: dict[int, list[float]] = {}  # ifindex: when somebody took our filters off
+        self._given_up: set[int] = set()
+
+    def adopt(self) -> None:
+        """Takes up what an earlier daemon left attached, so that nothing changes until something has to."""
+        found = self._tc.attached_instances()
+        if not found:
+            return
+        # Several: a replacement was cut short. Any will do as the one to replace; notes are read from all.
+        instance, *others = found
+        for other in others:
+            for ifindex in other.noted_devices():
+                if other.qdisc_is_ours(ifindex):
+                    instance.note_qdisc(ifindex, ours=True)
+            other.close()
+        self._instance = instance
+        if self._is_current():
+            self._listen()
+        if instance.meta().abi == abi.ABI:
+            self._prefixes = instance.prefixes()
+            self._peers = {index: bytes(instance.peer(index)) for index in set(self._prefixes.values())}
+        log.info("adopted what is attached: %s", "this version" if self._is_current() else "another version")
+
+    def close(self) -> None:
+        """Lets go; what is attached stays in force."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        if self._instance is not None:
+            self._instance.close()
+            self._instance = None
+
+    def apply(self, wanted: Wanted, links: Mapping[str, Link], now: float) -> Outcome:
+        """Makes it so: the rows in the maps, programs on the wanted devices among `links` and on no other.
+
+        `now`: seconds. Raises DatapathError if the programs cannot be loaded; devices that refuse are problems in the
+        outcome.
+        """
+        devices = [links[name] for name in wanted.devices if name in links]
+        problems = {
+            link.name: f"clampd does not know where packets of this kind of device begin ({link.hardware_type})"
+            for link in devices
+            if not link.is_supported
+        }
+        devices = [link for link in devices if link.is_supported]
+        if devices:
+            self._ensure_instance(wanted, devices)
+        if self._instance is not None and wanted is not self._written:
+            self._write(wanted.rows)
+            self._written = wanted
+        if devices:
+            problems |= self._prepare_answers(wanted, links)
+        given_up, lost = self._count_losses(devices, now)
+        problems |= given_up
+        devices = [link for link in devices if link.name not in given_up]
+        problems |= self._attach(devices)
+        self._detach(links.values(), {link.name for link in devices})
+        if not devices and not wanted.stay_loaded and self._instance is not None:
+            self._tc.remove_pair()
+            self.close()
+            self._written = None
+            self._index_of, self._peers, self._prefixes, self._config = {}, {}, {}, None
+        attached = {link.name: link.index for link in devices if link.name not in problems}
+        outcome = Outcome(
+            attached=tuple(sorted(attached.keys() - self._attached.keys())),
+            restored=tuple(sorted(lost & attached.keys())),
+            detached=tuple(sorted(self._attached.keys() - attached.keys())),
+            problems=problems,
+        )
+        self._attached = attached
+        return outcome
+
+    # -- what is known of the kernel ----------------------------------------------------------------------
+
+    def counters(self, peer: str) -> abi.Counters:
+        """One peer's counters."""
+        index = self._index_of.get(peer)
+        if self._instance is None or index is None:
+            return abi.Counters()
+        return self._instance.counters(index)
+
+    def peer_at(self, index: int) -> str | None:
+        """The peer with this index in the arrays."""
+        return next((peer for peer, held in self._index_of.items() if held == index), None)
+
+    def packets_seen(self, link: Link, *, egress: bool) -> int:
+        """Packets that our program on this hook of the device has seen."""
+        return self._instance.packets_seen(link.index, egress=egress) if self._instance is not None else 0
+
+    def forgive(self, ifindex: int | None) -> None:
+        """Tries again where somebody kept taking our filters off; None: everywhere."""
+        for index in list(self._given_up):
+            if ifindex in (None, index):
+                self._given_up.discard(index)
+                self._losses.pop(index, None)
+
+    def reasons(self) -> Mapping[abi.Reason, int]:
+        """Packets by named reason."""
+        return self._instance.reasons() if self._instance is not None else {}
+
+    def filters(self, link: Link) -> list[Filter]:
+        """What is on the device's hooks now."""
+        return self._tc.filters(link.index)
+
+    def is_attached(self, name: str) -> bool:
+        """Whether the last pass left our programs on the device."""
+        return name in self._attached
+
+    # -- the steps ----------------------------------------------------------------------------------------
+
+    def _is_current(self) -> bool:
+        """Whether the instance in force is of this version of the programs."""
+        if self._instance is None or not set(abi.MAPS) <= set(self._instance.maps):
+            return False
+        meta = self._instance.meta()
+        return meta.abi == abi.ABI and bytes(meta.build) == sources.build_id()
+
+    def _listen(self) -> None:
+        """Moves the ear to the instance in force."""
+        if self._ring is not None:
+            self._ring.close()
+        assert self._instance is not None
+        events = self._instance.maps["clampd_events"]
+        self._ring = RingReader(events, lambda record: self._on_event(abi.Event.from_buffer_copy(record)))
+
+    def _ensure_instance(self, wanted: Wanted, devices: Sequence[Link]) -> None:
+        rows = wanted.rows
+        needed = {name for link in devices for name in programs_for(link).values()}
+        if wanted.smallest_answered is not None:
+            needed.add("clampd_answer")
+        newcomers = sum(row.peer not in self._index_of for row in rows)
+        if (
+            self._instance is not None
+            and self._is_current()
+            and needed <= set(self._instance.programs)
+            and newcomers + len(self._peers) <= self._instance.meta().max_peers
+        ):
+            return
+        old = self._instance
+        new = loader.load(_room_for(len(rows)))
+        counters: dict[str, abi.Counters] = {}
+        if old is not None:
+            for ifindex in old.noted_devices():
+                new.note_qdisc(ifindex, ours=old.qdisc_is_ours(ifindex))
+            if old.meta().abi == abi.ABI:
+                self._assign_indexes(rows)
+                counters = {peer: old.counters(index) for peer, index in self._index_of.items()}
+                new.add_reasons(old.reasons())
+        self._instance = new
+        self._index_of, self._peers, self._prefixes, self._config = {}, {}, {}, None
+        self._write(rows)
+        self._prepare_answers(wanted, {link.name: link for link in self._tc.links()})
+        self._listen()
+        for row in rows:
+            if row.peer in counters:
+                new.set_counters(self._index_of[row.peer], counters[row.peer])
+        if old is not None:
+            # One atomic replacement per hook. Until its turn a hook runs the old program with the old maps.
+            for link in self._tc.links():
+                if any(f.ours for f in self._tc.filters(link.index)) and link.is_supported:
+                    with contextlib.suppress(DatapathError):  # told by the pass that follows
+                        self._tc.attach(link, new)
+            old.close()
+            log.info("replaced the programs that were attached")
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        instance = self._instance
+        assert instance is not None
+        self._assign_indexes(rows)
+        wanted_prefixes: dict[tuple[int, Network], int] = {}
+        wanted_peers: dict[int, bytes] = {}
+        for row in rows:
+            index = self._index_of[row.peer]
+            wanted_peers[index] = row.in_kernel()
+            for network in row.prefixes:
+                wanted_prefixes[row.ifindex, network] = index
+        for index, value in wanted_peers.items():
+            if self._peers.get(index) != value:
+                instance.put_peer(index, abi.Peer.from_buffer_copy(value))
+        for (ifindex, network), index in wanted_prefixes.items():
+            if self._prefixes.get((ifindex, network)) != index:
+                instance.put_prefix(ifindex, network, index)
+        for ifindex, network in self._prefixes.keys() - wanted_prefixes.keys():
+            instance.delete_prefix(ifindex, network)
+        for index in self._peers.keys() - wanted_peers.keys():
+            instance.put_peer(index, abi.Peer())
+            instance.set_counters(index, abi.Counters())
+        self._peers, self._prefixes = wanted_peers, wanted_prefixes
+
+    def _assign_indexes(self, rows: Sequence[Row]) -> None:
+        """A peer keeps its index, over restarts too: there the prefixes in the kernel tell which it had."""
+        present = {row.peer for row in rows}
+        self._index_of = {peer: index for peer, index in self._index_of.items() if peer in present}
+        taken = set(self._index_of.values())
+        newcomers = [row for row in rows if row.peer not in self._index_of]
+        claimants: dict[int, set[str]] = {}
+        for row in rows if newcomers else ():
+            for network in row.prefixes:
+                index = self._prefixes.get((row.ifindex, network))
+                if index is not None:
+                    claimants.setdefault(index, set()).add(row.peer)
+        for row in newcomers:
+            for network in row.prefixes:
+                index = self._prefixes.get((row.ifindex, network))
+                # Where another peer's prefix leads there too, its packets would meet our limits until that is moved.
+                if index is not None and index not in taken and claimants[index] == {row.peer}:
+                    self._index_of[row.peer] = index
+                    taken.add(index)
+                    break
+        free = (index for index in range(len(rows) + len(taken) + len(self._peers) + 1)
+                if index not in taken and index not in self._peers)  # fmt: skip
+        for row in newcomers:
+            if row.peer not in self._index_of:
+                self._index_of[row.peer] = next(free)
+
+    def _prepare_answers(self, wanted: Wanted, links: Mapping[str, Link]) -> dict[str, str]:
+        """Before a device's program may order answers, there is somebody to build them. Returns problems."""
+        assert self._instance is not None
+        config = abi.Config(
+            builder=0,
+            per_sender=wanted.rates.per_sender,
+            per_peer=wanted.rates.per_peer,
+            small_packet=min(wanted.smallest_answered or _SMALL_PACKET, _SMALL_PACKET),
+            flow_gap=10**9 // max(1, wanted.rates.per_flow),
+        )
+        problems: dict[str, str] = {}
+        if wanted.smallest_answered is not None:
+            try:
+                orders, builder = links.get(pair.ORDERS), links.get(pair.BUILDER)
+                if orders is None or builder is None:
+                    orders, builder = self._tc.ensure_pair()
+                if not self._tc.is_attached(builder, self._instance):
+                    self._tc.attach(builder, self._instance)
+                config.builder = orders.index
+            except DatapathError as error:
+                problems[pair.ORDERS] = str(error)
+        if bytes(config) != self._config:
+            self._instance.put_config(config)
+            self._config = bytes(config)
+        return problems
+
+    def _count_losses(self, devices: Sequence[Link], now: float) -> tuple[dict[str, str], set[str]]:
+        """Devices given up because somebody keeps taking our filters off (with the reason), and those just found so."""
+        assert self._instance is not None or not devices
+        given_up: dict[str, str] = {}
+        lost: set[str] = set()
+        for link in devices:
+            if self._attached.get(link.name) == link.index and not self._tc.is_attached(link, self._instance):  # type: ignore[arg-type]
+                lost.add(link.name)
+                recent = [at for at in self._losses.get(link.index, []) if now - at < _LOSS_WINDOW]
+                self._losses[link.index] = [*recent, now]
+                if len(recent) + 1 >= _LOSSES:
+                    self._given_up.add(link.index)
+            if link.index in self._given_up:
+                given_up[link.name] = (
+                    f"{link.name}: somebody took clampd's filters off {_LOSSES} times in a minute, so they stay off; "
+                    f"`clampctl attach {link.name}` tries again"
+                )
+        return given_up, lost
+
+    def _attach(self, devices: Sequence[Link]) -> dict[str, str]:
+        """Attaches where it is not so yet; returns problems by device."""
+        refused: dict[str, str] = {}
+        for link in devices:
+            assert self._instance is not None
+            try:
+                if not self._tc.is_attached(link, self._instance):
+                    self._tc.attach(link, self._instance)
+            except DatapathError as error:
+                refused[link.name] = str(error)
+        return refused
+
+    def _detach(self, links: Iterable[Link], wanted: set[str]) -> None:
+        """Takes our filters off every device that is not wanted, and forgets devices that are gone."""
+        if self._instance is None:
+            return
+        noted = set(self._instance.noted_devices())
+        present = {link.index: link for link in links}
+        for ifindex in noted:
+            link = present.get(ifindex)
+            if link is None:
+                self._instance.forget_device(ifindex)
+            elif pair.is_ours(link.name):
+                continue
+            elif link.name not in wanted:
+                self._tc.detach(link, [self._instance])
+                self._instance.forget_device(ifindex)
+
+
+def _room_for(peers: int) -> int:
+    """Twice what is needed, as a power of two: so that growing replaces the programs seldom."""
+    room = _MIN_ROOM
+    while room < 2 * peers:
+        room *= 2
+    return room

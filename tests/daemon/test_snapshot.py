@@ -1,0 +1,148 @@
+"""From state to documents: every field, unknown ones null and never absent."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address, ip_network
+
+import msgspec
+import pytest
+
+from mssclamp.daemon.resolve import Resolved
+from mssclamp.daemon.snapshot import address_document, instant, peer_document
+from mssclamp.datapath.abi import Counters
+from mssclamp.pmtu.table import Observation, Peer, PeerFacts, Value
+
+FACTS = PeerFacts(
+    id="branch-7",
+    name="branch-7",
+    device="gre7",
+    prefixes=(ip_network("10.7.0.0/16"), ip_network("2001:db8:7::/48")),
+    endpoint="192.0.2.7",
+    overhead=24,
+    mtu=1380,
+)
+PINNED = Value(1380, "pinned", "pin", "pinned by the configuration")
+AWAY = Value(None, "unprobed", "device", "gre7 is not there")
+
+CONTRACT = """
+id name device kind public_key prefixes endpoint last_handshake rtt overhead mode state mtu path_mtu mtu_from_peer
+direction exact mss4 mss6 floor ceiling source why changed checked counters
+"""
+
+
+def row(value: Value = PINNED, facts: PeerFacts = FACTS) -> Peer:
+    peer = Peer(facts, value, changed=1_769_860_800.9)
+    peer.evidence.append(Observation(1_769_860_800.0, value.source, value.mtu, "in force", value.why))
+    return peer
+
+
+@pytest.mark.parametrize(
+    ("unix", "text"),
+    [(0, "1970-01-01T00:00:00Z"), (1_769_860_800.999, "2026-01-31T12:00:00Z"), (4e9, "2096-10-02T07:06:40Z")],
+)
+def test_instants_are_utc_to_the_second(unix: float, text: str) -> None:
+    assert instant(unix) == text
+
+
+def test_a_peer() -> None:
+    document = json.loads(msgspec.json.encode(peer_document(row(), Counters(12, 3), enforced=True)))
+    assert sorted(document) == sorted(CONTRACT.split())
+    counters = document.pop("counters")
+    assert document == {
+        "id": "branch-7",
+        "name": "branch-7",
+        "device": "gre7",
+        "kind": "static",
+        "public_key": None,
+        "prefixes": ["10.7.0.0/16", "2001:db8:7::/48"],
+        "endpoint": "192.0.2.7",
+        "last_handshake": None,
+        "rtt": None,
+        "overhead": 24,
+        "mode": "enforce",
+        "state": "pinned",
+        "mtu": 1380,
+        "path_mtu": None,
+        "mtu_from_peer": None,
+        "direction": None,
+        "exact": None,
+        "mss4": 1340,
+        "mss6": 1320,
+        "floor": None,
+        "ceiling": None,
+        "source": "pin",
+        "why": "pinned by the configuration",
+        "changed": "2026-01-31T12:00:00Z",
+        "checked": None,
+    }
+    assert counters.pop("clamped") == 12
+    assert counters.pop("would_clamp") == 3
+    assert set(counters.values()) == {0}
+
+
+def test_a_peer_whose_device_is_away() -> None:
+    document = peer_document(row(AWAY), Counters(), enforced=False)
+    assert (document.mtu, document.mss4, document.mss6, document.mode) == (None, None, None, "observe")
+
+
+def test_the_mss_is_never_below_what_every_host_takes() -> None:
+    document = peer_document(row(Value(576, "pinned", "pin", "small")), Counters(), enforced=True)
+    assert (document.mss4, document.mss6) == (536, 536)
+
+
+def test_evidence_is_for_show_alone() -> None:
+    assert "evidence" not in json.loads(msgspec.json.encode(peer_document(row(), Counters(), enforced=True)))
+    shown = peer_document(row(), Counters(), enforced=True, with_evidence=True)
+    assert json.loads(msgspec.json.encode(shown))["evidence"] == [
+        {
+            "at": "2026-01-31T12:00:00Z",
+            "source": "pin",
+            "size": 1380,
+            "verdict": "in force",
+            "text": "pinned by the configuration",
+        }
+    ]
+
+
+# -- what packets of an address meet
+
+
+def test_a_peer_that_was_named_has_no_address() -> None:
+    assert address_document(Resolved(row()), enforced=True) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix", "headers", "mss"),
+    [("10.7.1.2", "10.7.0.0/16", 40, 1340), ("2001:db8:7::1", "2001:db8:7::/48", 60, 1320)],
+)
+def test_what_an_address_meets(address: str, prefix: str, headers: int, mss: int) -> None:
+    found = Resolved(row(), ip_address(address), ip_network(prefix))
+    document = address_document(found, enforced=True)
+    assert document is not None
+    assert (document.address, document.device, document.prefix) == (address, "gre7", prefix)
+    assert document.limited_by == "pinned by the configuration"
+    assert document.costs == "24 bytes of outer headers on every packet"
+    assert [(each.packet, each.direction) for each in document.meets] == [
+        ("syn", "to-peer"),
+        ("syn", "from-peer"),
+        ("full-size", "to-peer"),
+        ("full-size", "from-peer"),
+    ]
+    assert document.meets[0].text == f"an MSS above {mss} is lowered to {mss}: 1380 less {headers} of headers"
+    assert document.meets[2].text.startswith("up to 1380 bytes fit")
+
+
+def test_what_an_address_meets_in_observe_mode() -> None:
+    document = address_document(Resolved(row(), ip_address("10.7.1.2"), ip_network("10.7.0.0/16")), enforced=False)
+    assert document is not None
+    assert "would be lowered (observe mode changes nothing) to 1340" in document.meets[0].text
+
+
+def test_what_an_address_meets_while_its_device_is_away() -> None:
+    facts = PeerFacts("branch-7", "branch-7", "gre7", FACTS.prefixes)
+    found = Resolved(row(AWAY, facts), ip_address("10.7.1.2"), ip_network("10.7.0.0/16"))
+    document = address_document(found, enforced=True)
+    assert document is not None
+    assert {each.text for each in document.meets} == {"nothing: gre7 is not there"}
+    assert document.costs == "no outer headers that clampd knows of"
