@@ -1,0 +1,69 @@
+"""`clampctl pin`, `unpin`, `probe` and `forget`: what is done to one peer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mssclamp.cli.app import App, device_option, json_option, pass_app
+
+if TYPE_CHECKING:
+    from mssclamp.control.client import Client
+    from mssclamp.control.protocol import PeerDocument
+
+
+@click.command(short_help="Fix a peer's MTU.")
+@click.argument("peer")
+@click.argument("mtu", type=click.IntRange(576, 65535))
+@device_option
+@json_option
+@pass_app
+def pin(app: App, *, peer: str, mtu: int, device: str | None, as_json: bool) -> None:
+    """Fixes a peer's MTU: the largest inner packet in bytes, IP header included. Kept over restarts."""
+    client = app.client()
+    _tell(app, client, client.pin(peer, mtu, device), as_json)
+
+
+@click.command(short_help="Give up a pin.")
+@click.argument("peer")
+@device_option
+@json_option
+@pass_app
+def unpin(app: App, *, peer: str, device: str | None, as_json: bool) -> None:
+    """Gives up what `pin` fixed: the peer returns to what is known without it."""
+    client = app.client()
+    _tell(app, client, client.unpin(peer, device), as_json)
+
+
+@click.command(short_help="Measure a peer's MTU now.")
+@click.argument("peer")
+@device_option
+@json_option
+@pass_app
+def probe(app: App, *, peer: str, device: str | None, as_json: bool) -> None:
+    """Measures a peer's MTU now."""
+    client = app.client()
+    _tell(app, client, client.probe(peer, device), as_json)
+
+
+@click.command(short_help="Drop what was learned of a peer.")
+@click.argument("peer")
+@device_option
+@json_option
+@pass_app
+def forget(app: App, *, peer: str, device: str | None, as_json: bool) -> None:
+    """Drops what was learned of a peer, and searches again."""
+    client = app.client()
+    _tell(app, client, client.forget(peer, device), as_json)
+
+
+def _tell(app: App, client: Client, document: PeerDocument, as_json: bool) -> None:
+    if as_json:
+        app.say_json(client.wire)
+        return
+    from mssclamp.cli import words
+
+    peer = document.peer
+    why = f" ({peer.why})" if peer.why else ""
+    app.say(f"{peer.name}: MTU {words.size(peer.mtu)}{why}, MSS {words.mss(peer.mss4, peer.mss6)}, {peer.state}")
