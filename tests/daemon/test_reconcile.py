@@ -113,6 +113,7 @@ def test_programs_that_cannot_be_loaded_leave_the_old_ones(bench: Bench, monkeyp
     bench.apply(*rows)
     before = bench.kernel.lookups("gre7")
     monkeypatch.setattr(sources, "build_id", lambda: bytes(32))
+    bench.restart()
     bench.kernel.loading_problem = "the compiler is gone"
     with pytest.raises(DatapathError, match="the compiler is gone"):
         bench.apply(*rows)
@@ -120,6 +121,20 @@ def test_programs_that_cannot_be_loaded_leave_the_old_ones(bench: Bench, monkeyp
     bench.kernel.loading_problem = None
     bench.apply(*rows)
     assert bench.kernel.lookups("gre7") == before
+
+
+def test_a_package_that_is_upgraded_under_a_daemon_changes_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (bench.row("a", "gre7", "10.7.0.0/16"),)
+    bench.apply(*rows, devices=("gre7",))
+    before = bench.kernel.lookups("gre7")
+    monkeypatch.setattr(sources, "build_id", lambda: bytes(32))
+    bench.apply(*rows, devices=("gre7",))
+    assert bench.kernel.lookups("gre7") == before
+    many = tuple(bench.row(f"p{number}", "gre7", f"10.8.{number // 256}.{number % 256}/32") for number in range(1100))
+    with pytest.raises(DatapathError, match="restart clampd"):
+        bench.apply(*many, devices=("gre7",))
 
 
 # -- the maps
@@ -174,6 +189,7 @@ def test_counters_stay_with_their_peer(bench: Bench, monkeypatch: pytest.MonkeyP
     bench.apply(c, b, a)
     assert counted() == [9, 7, 0]
     monkeypatch.setattr(sources, "build_id", lambda: b"\1" * 32)
+    bench.restart()
     bench.apply(c, b, a)
     assert counted() == [9, 7, 0]
     bench.restart()
@@ -233,10 +249,10 @@ def test_at_no_moment_a_packet_meets_anything_else(history: list[tuple[dict, str
                     assert all(abi.Peer.from_buffer_copy(value).mss4 for value in kernel.lookups(device).values())
 
             kernel.watch = check
-            if incident == "restart":
-                bench.restart()
             if incident == "new version":
                 monkeypatch.setattr(sources, "build_id", lambda version=version: bytes([version]) * 32)
+            if incident is not None:
+                bench.restart()
             bench.apply(*rows)
             for device in DEVICES:
                 assert kernel.lookups(device) == {

@@ -109,7 +109,7 @@ def test_evidence_is_for_show_alone() -> None:
 
 
 def test_a_peer_that_was_named_has_no_address() -> None:
-    assert address_document(Resolved(row()), enforced=True) is None
+    assert address_document(Resolved(row()), enforced=True, clamped=True, answered=True) is None
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_peer_that_was_named_has_no_address() -> None:
 )
 def test_what_an_address_meets(address: str, prefix: str, headers: int, mss: int) -> None:
     found = Resolved(row(), ip_address(address), ip_network(prefix))
-    document = address_document(found, enforced=True)
+    document = address_document(found, enforced=True, clamped=True, answered=True)
     assert document is not None
     assert (document.address, document.device, document.prefix) == (address, "gre7", prefix)
     assert document.limited_by == "pinned by the configuration"
@@ -130,19 +130,41 @@ def test_what_an_address_meets(address: str, prefix: str, headers: int, mss: int
         ("full-size", "from-peer"),
     ]
     assert document.meets[0].text == f"an MSS above {mss} is lowered to {mss}: 1380 less {headers} of headers"
-    assert document.meets[2].text.startswith("up to 1380 bytes fit")
+    assert document.meets[2].text.startswith(
+        'up to 1380 bytes fit; a larger packet is answered with ICMP "too big, 1380"'
+    )
+    assert ("without DF it passes" in document.meets[2].text) == (headers == 40)
 
 
 def test_what_an_address_meets_in_observe_mode() -> None:
-    document = address_document(Resolved(row(), ip_address("10.7.1.2"), ip_network("10.7.0.0/16")), enforced=False)
+    document = address_document(
+        Resolved(row(), ip_address("10.7.1.2"), ip_network("10.7.0.0/16")), enforced=False, clamped=True, answered=True
+    )
     assert document is not None
     assert "would be lowered (observe mode changes nothing) to 1340" in document.meets[0].text
+    assert "would be answered (observe mode changes nothing)" in document.meets[2].text
+
+
+def test_what_an_address_meets_where_clampd_is_to_do_nothing() -> None:
+    found = Resolved(row(), ip_address("10.7.1.2"), ip_network("10.7.0.0/16"))
+    document = address_document(found, enforced=True, clamped=False, answered=False)
+    assert document is not None
+    assert document.meets[0].text == "nothing: clamping is off for this device"
+    assert document.meets[2].text == "up to 1380 bytes fit; a larger packet is left to the kernel"
+
+
+def test_an_answer_in_ipv6_never_says_less_than_1280() -> None:
+    small = row(Value(1200, "pinned", "pin", "pinned by clampctl"))
+    found = Resolved(small, ip_address("2001:db8:7::1"), ip_network("2001:db8:7::/48"))
+    document = address_document(found, enforced=True, clamped=True, answered=True)
+    assert document is not None
+    assert document.meets[2].text.startswith("up to 1280 bytes fit")
 
 
 def test_what_an_address_meets_while_its_device_is_away() -> None:
     facts = PeerFacts("branch-7", "branch-7", "gre7", FACTS.prefixes)
     found = Resolved(row(AWAY, facts), ip_address("10.7.1.2"), ip_network("10.7.0.0/16"))
-    document = address_document(found, enforced=True)
+    document = address_document(found, enforced=True, clamped=True, answered=True)
     assert document is not None
     assert {each.text for each in document.meets} == {"nothing: gre7 is not there"}
     assert document.costs == "no outer headers that clampd knows of"

@@ -48,6 +48,8 @@ class Api:
         if state is not None and state not in _STATES:
             raise RequestError(f"there is no state {state!r}", fix=f"one of {', '.join(_STATES)}")
         limit = _number(request, "limit", _MAX_PAGE)
+        if limit == 0:
+            raise RequestError("a page of 0 peers makes no sense", fix="leave limit away to get all")
         return _json(self._daemon.peers(request.query.get("device"), state, limit, request.query.get("after")))
 
     def _change(self, request: Request, path: tuple[str, ...]) -> Response:

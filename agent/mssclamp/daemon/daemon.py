@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_NAMED = 8
+"""Peers named in one sentence at most."""
+
 
 class Daemon:
     """All of it but sockets and signals.
@@ -139,7 +142,6 @@ class Daemon:
             if facts.device not in devices or mtu is None:
                 rows.append(Row(peer=facts.id))
                 continue
-            device = self._config.device_for(facts.device)
             rows.append(
                 Row(
                     peer=facts.id,
@@ -149,9 +151,8 @@ class Daemon:
                     mss4=mss_for_mtu(mtu, 4),
                     mss6=mss_for_mtu(mtu, 6),
                     enforce_until=self._enforce_until(peer),
-                    clamp=device is None or device.clamp,
-                    # A peer about which nothing is known has its device's limit, and the kernel sees to that.
-                    answer=(device is None or device.too_big) and peer.value.state != "unprobed",
+                    clamp=self._clamps(peer),
+                    answer=self._answers(peer),
                 )
             )
         return rows
@@ -187,6 +188,15 @@ class Daemon:
     def _is_enforced(self, peer: Peer) -> bool:
         return self._enforce_until(peer) > clock.boot_ns()
 
+    def _clamps(self, peer: Peer) -> bool:
+        device = self._config.device_for(peer.facts.device)
+        return device is None or device.clamp
+
+    def _answers(self, peer: Peer) -> bool:
+        """Only values with evidence: what is known of nothing but the device is the kernel's to answer."""
+        device = self._config.device_for(peer.facts.device)
+        return (device is None or device.too_big) and peer.value.state != "unprobed"
+
     def _expire_trials(self) -> None:
         deadline = self._modes.next_deadline()
         now = clock.boot_ns()
@@ -195,9 +205,9 @@ class Daemon:
         self._goal = None
         for scope in self._change_modes(lambda modes: modes.expire(now)):
             log.warning("the trial on %s is over: what held before holds again", scopes_text([scope]))
-            self._event(
-                "mode-changed", details={"device": _device(scope), "mode": "observe", "why": "the trial is over"}
-            )
+            device = _device(scope)
+            mode = self._mode() if device is None else self._device_mode(device)
+            self._event("mode-changed", details={"device": device, "mode": mode, "why": "the trial is over"})
 
     # -- what can be asked ----------------------------------------------------------------------------------
 
@@ -221,7 +231,12 @@ class Daemon:
         found = self.resolve(reference, device)
         return protocol.PeerDocument(
             peer=self._peer(found.peer, with_evidence=True),
-            address=snapshot.address_document(found, self._is_enforced(found.peer)),
+            address=snapshot.address_document(
+                found,
+                enforced=self._is_enforced(found.peer),
+                clamped=self._clamps(found.peer),
+                answered=self._answers(found.peer),
+            ),
         )
 
     def resolve(self, reference: str, device: str | None) -> Resolved:
@@ -243,7 +258,7 @@ class Daemon:
         return protocol.Status(
             version=__version__,
             pid=os.getpid(),
-            mode=self._modes.chosen.get(EVERY_DEVICE) or self._config.mode,
+            mode=self._mode(),
             uptime=round((now - self._began) / 1e9, 1),
             devices=self._devices(),
             peers=states,
@@ -289,7 +304,7 @@ class Daemon:
         if seconds is not None:
             until = clock.boot_ns() + int(seconds * 1e9)
             self._change_modes(lambda modes: modes.start_trial(device, until))
-            text = f"{where}: enforcing for {seconds:g} s, then observing again unless `clampctl confirm` follows"
+            text = f"{where}: enforcing for {seconds:g} s, then as before unless `clampctl confirm` follows"
         else:
             self._change_modes(lambda modes: modes.set(mode, device))
             text = f"{where}: {'enforcing' if mode == 'enforce' else 'observing'}"
@@ -301,7 +316,9 @@ class Daemon:
             if mode == "enforce" and device in (None, peer.facts.device) and self._enforce_until(peer) == NEVER
         ]
         if kept:
-            text += f"; still observed, as was said of them or of their device alone: {', '.join(sorted(kept))}"
+            more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+            names = ", ".join(sorted(kept)[:_NAMED])
+            text += f"; still observed, as was said of them or of their device alone: {names}{more}"
         return protocol.Done(text=text, problems=self._all_problems())
 
     def confirm(self) -> protocol.Done:
@@ -423,6 +440,9 @@ class Daemon:
             ],
             problem=problem,
         )
+
+    def _mode(self) -> Mode:
+        return self._modes.chosen.get(EVERY_DEVICE) or self._config.mode
 
     def _device_mode(self, name: str) -> Mode:
         until = self._modes.enforce_until(name, self._configured_mode(name), None)

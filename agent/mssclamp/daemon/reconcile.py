@@ -13,6 +13,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from mssclamp.datapath import abi, loader, pair, sources
 from mssclamp.datapath.attach import Filter, Tc, programs_for
 from mssclamp.datapath.instance import Instance, Network
@@ -94,6 +96,7 @@ class Reconciler:
         """`on_event` is called in a thread of its own with every record of the ring buffer."""
         self._tc = tc
         self._on_event = on_event
+        self._build = sources.build_id()  # once: a package that is upgraded under us is the next daemon's
         self._instance: Instance | None = None
         self._ring: RingReader | None = None
         self._config: bytes | None = None
@@ -137,9 +140,16 @@ class Reconciler:
     def apply(self, wanted: Wanted, links: Mapping[str, Link], now: float) -> Outcome:
         """Makes it so: the rows in the maps, programs on the wanted devices among `links` and on no other.
 
-        `now`: seconds. Raises DatapathError if the programs cannot be loaded; devices that refuse are problems in the
-        outcome.
+        `now`: seconds. Raises DatapathError if the programs cannot be loaded or their maps not be written; devices that
+        refuse are problems in the outcome.
         """
+        try:
+            return self._apply(wanted, links, now)
+        except (OSError, NetlinkError) as error:
+            self._written = None  # how far it got is not known: compare everything again next time
+            raise DatapathError(f"the kernel refuses: {error}") from error
+
+    def _apply(self, wanted: Wanted, links: Mapping[str, Link], now: float) -> Outcome:
         devices = [links[name] for name in wanted.devices if name in links]
         problems = {
             link.name: f"clampd does not know where packets of this kind of device begin ({link.hardware_type})"
@@ -217,7 +227,7 @@ class Reconciler:
         if self._instance is None or not set(abi.MAPS) <= set(self._instance.maps):
             return False
         meta = self._instance.meta()
-        return meta.abi == abi.ABI and bytes(meta.build) == sources.build_id()
+        return meta.abi == abi.ABI and bytes(meta.build) == self._build
 
     def _listen(self) -> None:
         """Moves the ear to the instance in force."""
@@ -240,6 +250,8 @@ class Reconciler:
             and newcomers + len(self._peers) <= self._instance.meta().max_peers
         ):
             return
+        if sources.build_id() != self._build:
+            raise DatapathError("the programs' sources are not those that clampd started with", fix="restart clampd")
         old = self._instance
         new = loader.load(_room_for(len(rows)))
         counters: dict[str, abi.Counters] = {}

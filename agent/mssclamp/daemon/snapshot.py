@@ -5,7 +5,6 @@ PURE: everything comes in as values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -15,7 +14,7 @@ from mssclamp.control import protocol
 from mssclamp.daemon.resolve import Resolved
 from mssclamp.datapath import abi
 from mssclamp.pmtu.table import Observation, Peer
-from mssclamp.wire.mtu import fixed_headers, mss_for_mtu
+from mssclamp.wire.mtu import IPV6_MIN_MTU, fixed_headers, mss_for_mtu
 
 
 def instant(unix: float) -> str:
@@ -58,25 +57,26 @@ def peer_document(peer: Peer, counters: abi.Counters, enforced: bool, *, with_ev
     )
 
 
-def address_document(resolved: Resolved, enforced: bool) -> protocol.Address | None:
-    """What meets packets to and from an address of the peer; None unless the peer was found by address."""
+def address_document(resolved: Resolved, *, enforced: bool, clamped: bool, answered: bool) -> protocol.Address | None:
+    """What meets packets to and from an address of the peer; None unless the peer was found by address.
+
+    `clamped` and `answered` say what clampd is to do for the peer, `enforced` whether it does.
+    """
     if resolved.address is None or resolved.prefix is None:
         return None
     facts, value = resolved.peer.facts, resolved.peer.value
     version: Literal[4, 6] = 4 if resolved.address.version == 4 else 6
     if value.mtu is None:
-        syn = full = f"nothing: {value.why}"
+        syn = to_peer = from_peer = f"nothing: {value.why}"
     else:
-        mss = mss_for_mtu(value.mtu, version)
-        lowered = "is lowered" if enforced else "would be lowered (observe mode changes nothing)"
-        syn = f"an MSS above {mss} {lowered} to {mss}: {value.mtu} less {fixed_headers(version)} of headers"
-        full = f"up to {value.mtu} bytes fit; a larger packet is not answered by this version"
+        syn = _syn_text(value.mtu, version, enforced) if clamped else "nothing: clamping is off for this device"
+        to_peer = _full_size_text(value.mtu, version, enforced, answered)
+        from_peer = "nothing here: what TCP sends is limited by the SYN, the rest is the far side's to answer"
     costs = (
         f"{facts.overhead} bytes of outer headers on every packet"
         if facts.overhead
         else "no outer headers that clampd knows of"
     )
-    directions: Sequence[Literal["to-peer", "from-peer"]] = ("to-peer", "from-peer")
     return protocol.Address(
         address=str(resolved.address),
         device=facts.device,
@@ -84,10 +84,27 @@ def address_document(resolved: Resolved, enforced: bool) -> protocol.Address | N
         limited_by=value.why,
         costs=costs,
         meets=[
-            *(protocol.Meets(packet="syn", direction=each, text=syn) for each in directions),
-            *(protocol.Meets(packet="full-size", direction=each, text=full) for each in directions),
+            protocol.Meets(packet="syn", direction="to-peer", text=syn),
+            protocol.Meets(packet="syn", direction="from-peer", text=syn),
+            protocol.Meets(packet="full-size", direction="to-peer", text=to_peer),
+            protocol.Meets(packet="full-size", direction="from-peer", text=from_peer),
         ],
     )
+
+
+def _syn_text(mtu: int, version: Literal[4, 6], enforced: bool) -> str:
+    mss = mss_for_mtu(mtu, version)
+    lowered = "is lowered" if enforced else "would be lowered (observe mode changes nothing)"
+    return f"an MSS above {mss} {lowered} to {mss}: {mtu} less {fixed_headers(version)} of headers"
+
+
+def _full_size_text(mtu: int, version: Literal[4, 6], enforced: bool, answered: bool) -> str:
+    said = mtu if version == 4 else max(mtu, IPV6_MIN_MTU)
+    if not answered:
+        return f"up to {said} bytes fit; a larger packet is left to the kernel"
+    told = "is answered" if enforced else "would be answered (observe mode changes nothing)"
+    clear = "; without DF it passes" if version == 4 else ""
+    return f'up to {said} bytes fit; a larger packet {told} with ICMP "too big, {said}"{clear}'
 
 
 def _evidence(observation: Observation) -> protocol.Evidence:
