@@ -18,7 +18,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import correctness, forwarding, programs
+from bench import correctness, flood, forwarding, programs
 
 OUTPUT = Path(__file__).resolve().parent.parent.parent / "build" / "bench.json"
 
@@ -35,6 +35,8 @@ def main() -> None:
     console.print(_cost_table(costs))
     throughputs = forwarding.measure()
     console.print(_throughput_table(throughputs))
+    disturbances = flood.measure()
+    console.print(_flood_table(disturbances))
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(
         json.dumps(
@@ -44,6 +46,7 @@ def main() -> None:
                 "cpus": os.cpu_count(),
                 "correctness": [asdict(each) for each in verdicts],
                 "programs": [asdict(cost) for cost in costs],
+                "flood": [asdict(each) | {"median": each.median} for each in disturbances],
                 "forwarding": [asdict(each) | {"median": each.median} for each in throughputs],
             },
             indent=1,
@@ -88,6 +91,23 @@ def _throughput_table(throughputs: list[forwarding.Throughput]) -> Table:
             f"{min(each.rounds):.0f}",
             f"{max(each.rounds):.0f}",
             f"{each.median / base:.3f}",
+        )
+    return table
+
+
+def _flood_table(disturbances: list[flood.Disturbance]) -> Table:
+    base = disturbances[0].median
+    table = Table(title=f"a TCP stream of {flood.OTHERS}bit/s beside a flood of {flood.RATE:,} packets a second")
+    for column in ("flood", "median Mbit/s", "min", "of undisturbed", "oversize", "answered"):
+        table.add_column(column, justify="left" if column == "flood" else "right")
+    for each in disturbances:
+        table.add_row(
+            each.flood,
+            f"{each.median:.0f}",
+            f"{min(each.rounds):.0f}",
+            f"{each.median / base:.3f}",
+            f"{each.oversize:,}",
+            f"{each.answered:,}",
         )
     return table
 

@@ -41,7 +41,7 @@ def measure() -> list[Throughput]:
     with Lab() as lab:
         line = narrow_line(lab)
         line.client.ip(f"route replace default via {topology.GATEWAY_LAN[4]} mtu lock {MTU}")
-        server = Process(line.site.argv("iperf3", "-s"), lab.directory() / "iperf3.log")
+        server = Process(line.site.argv("iperf3", "-s", "--forceflush"), lab.directory() / "iperf3.log")
         with server:
             wait_for(lambda: "listening" in server.output().lower(), "iperf3 to listen")
             for number in range(ROUNDS):

@@ -104,12 +104,12 @@ def _loaded() -> Iterator[Instance]:
 def _fill(instance: Instance, count: int) -> dict[int, Network]:
     """`count` prefixes of mixed lengths in each family, each a peer of its own; one of each to aim at."""
     rng = random.Random(count)
-    instance.put_config(abi.Config(builder=0, per_sender=100, per_peer=1000, small_packet=1200, flow_gap=10**8))
+    instance.put_config(abi.Config(builder=0, per_sender=0, per_peer=0, small_packet=1200, flow_gap=10**8))
     for (ifindex, network), _ in instance.prefixes().items():
         instance.delete_prefix(ifindex, network)
     targets: dict[int, Network] = {}
     for number in range(count):
-        # An MTU that lets the data packets pass: what is measured is the look-up, not an answer.
+        # An MTU that lets all but the last of the data packets pass: what is measured is the look-up.
         instance.put_peer(number, abi.Peer(abi.FOREVER, 1500, MSS, MSS, abi.PEER_CLAMP | abi.PEER_ANSWER))
         four = IPv4Network((0x0A000000 + rng.getrandbits(24), rng.choice((24, 28, 32))), strict=False)
         six = IPv6Network(((0x20010DB8 << 96) + (rng.getrandbits(64) << 32), rng.choice((48, 64, 128))), strict=False)
@@ -124,6 +124,7 @@ def _packets(family: int, network: Network) -> dict[str, bytes]:
     return {
         "data, 1000 bytes": _packet(family, address, 0x10, TIMESTAMPS, 1000),
         "data, 1400 bytes": _packet(family, address, 0x10, TIMESTAMPS, 1400),
+        "data, 1600 bytes: oversize, over the rate limit": _packet(family, address, 0x10, TIMESTAMPS, 1600),
         "SYN, rewritten": _packet(family, address, 0x02, LINUX_OPTIONS, 0),
     }
 
