@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
+from mssclamp.wire.clamp import Reason as Reason  # enum clampd_reason; the model knows the same
+
 ABI = 2
 
 FOREVER = 2**64 - 1
@@ -134,25 +136,6 @@ class Meta(ctypes.Structure):
         ("max_peers", ctypes.c_uint32),
         ("build", ctypes.c_uint8 * 32),
     )
-
-
-class Reason(IntEnum):
-    """What became of a packet that was looked at (enum clampd_reason); names are public, in lower case."""
-
-    CLAMPED = 0
-    WOULD_CLAMP = 1
-    FITS = 2
-    NO_MSS = 3
-    NO_PEER = 4
-    CLAMP_OFF = 5
-    SYN_RST = 6
-    TCP_AO = 7
-    BAD_IP = 8
-    BAD_TCP = 9
-    BAD_OPTIONS = 10
-    LATER_FRAGMENT = 11
-    EXT_HEADERS = 12
-    FAILED = 13
 
 
 MAPS = (
