@@ -86,14 +86,11 @@ static __always_inline bool is_no_sender4(const __u8 *address)
 
 static __always_inline bool is_no_sender6(const __u8 *address)
 {
-	__u32 ones = 0;
+	const __u32 *word = (const __u32 *)address;
 
 	if (address[0] == 0xff)
 		return true;
-#pragma clang loop unroll(full)
-	for (int i = 0; i < 15; i++)
-		ones |= address[i];
-	return !ones && address[15] <= 1; /* unspecified, loopback */
+	return !(word[0] | word[1] | word[2] | (word[3] & ~bpf_htonl(1))); /* unspecified, loopback */
 }
 
 /* Returns false if the packet is none whose size is our business. On true *out and the address key are set. */
@@ -114,7 +111,7 @@ static __always_inline bool look_at_outgoing4(struct __sk_buff *skb, __u32 link,
 	out->family = 4;
 	out->df_clear = !(fragment & 0x4000);
 	out->answerable = !(fragment & 0x1fff) && !is_no_sender4(ip + 12) && !is_group_address4(ip + 16);
-	__builtin_memcpy(key->address, ip + 16, 4);
+	copy_words(key->address, ip + 16, 1);
 	return true;
 }
 
@@ -133,7 +130,7 @@ static __always_inline bool look_at_outgoing6(struct __sk_buff *skb, __u32 link,
 	out->family = 6;
 	out->df_clear = false;
 	out->answerable = !is_no_sender6(ip + 8) && ip[24] != 0xff;
-	__builtin_memcpy(key->address, ip + 24, 16);
+	copy_words(key->address, ip + 24, 4);
 	if (out->protocol == PROTOCOL_TCP || out->protocol == PROTOCOL_UDP || out->protocol == PROTOCOL_ICMPV6)
 		return true;
 	/* Linux puts a jumbo payload option into IPv6 super-packets over 64 KiB, and takes it out of their segments. */

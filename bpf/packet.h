@@ -60,9 +60,17 @@ static __always_inline void *packet_end(struct __sk_buff *skb)
 	return (void *)(long)*(volatile __u32 *)&skb->data_end;
 }
 
+/* Whole words: from bytes the compiler, who knows nothing of alignment, would make sixteen loads of an address. */
 static __always_inline __u16 be16_at(const __u8 *at)
 {
-	return (__u16)at[0] << 8 | at[1]; /* returns host order */
+	return bpf_ntohs(*(const __u16 *)at); /* returns host order */
+}
+
+static __always_inline void copy_words(__u8 *to, const __u8 *from, int words)
+{
+#pragma clang loop unroll(full)
+	for (int i = 0; i < words; i++)
+		((__u32 *)to)[i] = ((const __u32 *)from)[i];
 }
 
 /* Makes the first `need` bytes readable in place. Some drivers leave even headers outside the linear part;
@@ -119,7 +127,7 @@ static __always_inline int find_syn4(struct __sk_buff *skb, __u32 link, enum dir
 		return found;
 	/* look_for_syn() may not have moved the packet: it only reads */
 	seg->ip_end = link + be16_at(ip + 2);
-	__builtin_memcpy(key->address, ip + (direction == EGRESS ? 16 : 12), 4);
+	copy_words(key->address, ip + (direction == EGRESS ? 16 : 12), 1);
 	return REASON_CLAMPED;
 }
 
@@ -179,7 +187,7 @@ static __always_inline int find_syn6(struct __sk_buff *skb, __u32 link, enum dir
 	if (found)
 		return found;
 	seg->ip_end = link + IPV6_HEADER + be16_at(ip + 4);
-	__builtin_memcpy(key->address, ip + (direction == EGRESS ? 24 : 8), 16);
+	copy_words(key->address, ip + (direction == EGRESS ? 24 : 8), 4);
 	return REASON_CLAMPED;
 }
 

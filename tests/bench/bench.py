@@ -47,7 +47,7 @@ def main() -> None:
                 "correctness": [asdict(each) for each in verdicts],
                 "programs": [asdict(cost) for cost in costs],
                 "flood": [asdict(each) | {"median": each.median} for each in disturbances],
-                "forwarding": [asdict(each) | {"median": each.median} for each in throughputs],
+                "forwarding": [asdict(each) | {"median": each.median, "ratio": each.ratio} for each in throughputs],
             },
             indent=1,
         )
@@ -80,7 +80,6 @@ def _cost_table(costs: list[programs.Cost]) -> Table:
 
 
 def _throughput_table(throughputs: list[forwarding.Throughput]) -> Table:
-    base = next(each.median for each in throughputs if each.how == "nothing")
     table = Table(title="TCP through the gateway")
     for column in ("clamp", "median Mbit/s", "min", "max", "of nothing"):
         table.add_column(column, justify="left" if column == "clamp" else "right")
@@ -90,7 +89,7 @@ def _throughput_table(throughputs: list[forwarding.Throughput]) -> Table:
             f"{each.median:.0f}",
             f"{min(each.rounds):.0f}",
             f"{max(each.rounds):.0f}",
-            f"{each.median / base:.3f}",
+            f"{each.ratio:.3f}",
         )
     return table
 
