@@ -51,7 +51,6 @@ _NOT_YET_KEYS = {
     ("device", "too_big"): "this version does not answer oversize packets yet",
     ("device", "probe"): "this version does not probe yet",
     ("device", "route_mtu"): "this version does not write routes yet",
-    ("peer", "public_key"): "this version does not find WireGuard peers by key yet; declare their prefixes",
     ("peer", "probe_address"): "this version does not probe yet",
     ("peer", "probe"): "this version does not probe yet",
 }
@@ -119,7 +118,7 @@ class PeerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """[[peer]]: names a WireGuard peer by its key, or declares a peer of any other device by its prefixes."""
 
     name: PeerName
-    """Unique; it is the peer's id too."""
+    """Unique; without `public_key` it is the peer's id too."""
     device: DeviceName
     """The device that leads to the peer."""
     prefixes: tuple[Prefix, ...] = ()

@@ -59,6 +59,11 @@ class WireGuard:
         self._peers.append(settings)
         self._set(*settings)
 
+    def forgets(self, peer: WireGuard) -> None:
+        """Take a peer away."""
+        self._peers = [settings for settings in self._peers if settings[1] != peer.public_key]
+        self._set("peer", peer.public_key, "remove")
+
     def restart(self) -> None:
         """End the program, with which the device goes, and start it again with the same keys and peers."""
         self._stop()

@@ -14,6 +14,7 @@ from mssclamp import __version__
 from mssclamp.config import Config
 from mssclamp.control import protocol
 from mssclamp.daemon import clock, facts, snapshot
+from mssclamp.daemon.discovery import Discovery
 from mssclamp.daemon.events import EventLog
 from mssclamp.daemon.reconcile import Rates, Reconciler, Row, Wanted
 from mssclamp.daemon.resolve import Resolved, resolve
@@ -48,11 +49,14 @@ class Daemon:
         store: Store,
         tc: Tc,
         post: Callable[[Callable[[], None]], object],
+        discovery: Discovery | None = None,
     ) -> None:
         self._config = config
         self._load_config = load_config
         self._store = store
         self._tc = tc
+        self._discovery = discovery or Discovery()
+        self._misfits: list[str] = []  # sentences about peers
         self._reconciler = Reconciler(tc, lambda event: post(lambda: self._on_event(event)))
         self._table = Table({peer: mtu for peer, (mtu, _) in store.pins().items()})
         self._modes = Modes(store.modes(), store.trials(clock.boot_id()))
@@ -87,7 +91,7 @@ class Daemon:
         managed = [link.name for link in links.values() if self._is_managed(link)]
         changed = links != self._links or managed != self._managed
         self._links, self._managed = links, managed  # also where equal: the links' packet counts are newer
-        if changed or self._goal is None:
+        if self._discover() or changed or self._goal is None:
             self._goal = self._derive_goal()
         goal = self._goal
         try:
@@ -116,9 +120,23 @@ class Daemon:
     def _derive_goal(self) -> Wanted:
         """What the kernel's half should be, from everything that has a say in it."""
         mtus = {link.name: link.mtu for link in self._links.values()}
-        self._tell(self._table.update(facts.from_config(self._config, self._links), mtus, clock.unix()))
+        gathered = facts.gather(self._config, self._links, self._discovery.peers)
+        for sentence in gathered.problems:
+            if sentence not in self._misfits:
+                log.warning("%s", sentence)
+        self._misfits = gathered.problems
+        self._tell(self._table.update(gathered.facts, mtus, clock.unix()))
         devices = [name for name in self._managed if not self._is_detached(name)]
         return Wanted(self._rows(set(devices)), devices, self._rates(), stay_loaded=not self._detached)
+
+    def look_at_peers(self) -> None:
+        """Asks WireGuard's devices for their peers if it is time to, and acts if something became different."""
+        managed = [name for name, link in self._links.items() if self._is_managed(link)]
+        if managed != self._managed or self._discover():
+            self._changed_goal()
+
+    def _discover(self) -> bool:
+        return self._discovery.look(self._links[name] for name in self._managed if self._links[name].is_wireguard)
 
     def _changed_goal(self) -> None:
         """Somebody said something: derive the goal anew, and reach it."""
@@ -272,7 +290,7 @@ class Daemon:
                 for scope, until in sorted(self._modes.trials.items())
             ],
             reasons={reason.name.lower(): count for reason, count in self._reconciler.reasons().items()},
-            problems=problems + list(self._config.not_yet),
+            problems=problems + self._misfits + list(self._config.not_yet),
         )
 
     # -- what can be done -----------------------------------------------------------------------------------
@@ -399,7 +417,14 @@ class Daemon:
 
     def _peer(self, peer: Peer, *, with_evidence: bool = False) -> protocol.Peer:
         counters = self._reconciler.counters(peer.facts.id)
-        return snapshot.peer_document(peer, counters, self._is_enforced(peer), with_evidence=with_evidence)
+        told = self._discovery.peer(peer.facts.device, facts.public_key(peer.facts))
+        return snapshot.peer_document(
+            peer,
+            counters,
+            self._is_enforced(peer),
+            last_handshake=None if told is None else told.last_handshake,
+            with_evidence=with_evidence,
+        )
 
     def _devices(self) -> list[protocol.Device]:
         named = {peer.facts.device for peer in self._table.peers.values()}
@@ -412,7 +437,7 @@ class Daemon:
             return protocol.Device(
                 name=name, kind="", mtu=None, mode=mode, attached=False, problem="there is no such device now"
             )
-        problem = self._problems.get(name)
+        problem = self._problems.get(name) or self._discovery.problems.get(name)
         if problem is None and self._is_detached(name):
             problem = "kept off by `clampctl detach`"
         shadowed = [hook for hook in HOOKS if self._shadows.is_shadowed(link.index, hook)]

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
 from mssclamp.control.server import Request, Response, Server
 from mssclamp.daemon.api import Api
 from mssclamp.daemon.daemon import Daemon
+from mssclamp.daemon.discovery import INTERVAL
 from mssclamp.daemon.notify import notify
 from mssclamp.datapath.links import ChangeMonitor
 from mssclamp.errors import ClampdError
@@ -70,15 +73,21 @@ async def run(daemon: Daemon, worker: Executor, path: Path, monitor: ChangeMonit
     try:
         await loop.run_in_executor(worker, daemon.start)
         notify("READY=1")
+        due = loop.time() + await loop.run_in_executor(worker, _patience, daemon)
         while not stop.is_set():
-            patience = await loop.run_in_executor(worker, _patience, daemon)
             news = asyncio.create_task(changed.wait())
+            patience = max(0.0, min(due - loop.time(), INTERVAL))
             await asyncio.wait((news, stopped), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             news.cancel()
-            changed.clear()
-            await asyncio.wait((stopped,), timeout=_GAP)
+            if changed.is_set() or loop.time() >= due:
+                changed.clear()
+                await asyncio.wait((stopped,), timeout=_GAP)
+                look, due = daemon.reconcile, math.inf
+            else:
+                look = daemon.look_at_peers
             if not stop.is_set():
-                await loop.run_in_executor(worker, _reconcile, daemon)
+                await loop.run_in_executor(worker, _guarded, look)
+                due = min(due, loop.time() + await loop.run_in_executor(worker, _patience, daemon))
     finally:
         notify("STOPPING=1")
         await server.close()
@@ -93,9 +102,9 @@ def _patience(daemon: Daemon) -> float:
     return patience if deadline is None else min(patience, deadline + 0.01)
 
 
-def _reconcile(daemon: Daemon) -> None:
+def _guarded(look: Callable[[], None]) -> None:
     try:
-        daemon.reconcile()
+        look()
     except ClampdError as error:
         log.error("%s", error)
     except Exception:

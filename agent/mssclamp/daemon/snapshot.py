@@ -22,8 +22,15 @@ def instant(unix: float) -> str:
     return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def peer_document(peer: Peer, counters: abi.Counters, enforced: bool, *, with_evidence: bool = False) -> protocol.Peer:
-    """One peer as `peers --json` shows it, with its evidence for `show`."""
+def peer_document(
+    peer: Peer,
+    counters: abi.Counters,
+    enforced: bool,
+    *,
+    last_handshake: float | None = None,
+    with_evidence: bool = False,
+) -> protocol.Peer:
+    """One peer as `peers --json` shows it, with its evidence for `show`. `last_handshake`: Unix seconds."""
     facts, value = peer.facts, peer.value
     return protocol.Peer(
         id=facts.id,
@@ -33,6 +40,7 @@ def peer_document(peer: Peer, counters: abi.Counters, enforced: bool, *, with_ev
         public_key=facts.public_key,
         prefixes=[str(network) for network in facts.prefixes],
         endpoint=facts.endpoint,
+        last_handshake=None if last_handshake is None else instant(last_handshake),
         overhead=facts.overhead,
         mode="enforce" if enforced else "observe",
         state=value.state,

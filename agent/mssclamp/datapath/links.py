@@ -61,7 +61,13 @@ class Link:
         """
         if self.kind == "wireguard":
             return True
-        return self.kind == "tun" and any((place / f"{self.name}.sock").exists() for place in _WIREGUARD_SOCKETS)
+        return self.kind == "tun" and wireguard_socket(self.name) is not None
+
+
+def wireguard_socket(device: str) -> Path | None:
+    """The API socket of a user-space WireGuard device's program, if there is one of that name."""
+    paths = (place / f"{device}.sock" for place in _WIREGUARD_SOCKETS)
+    return next((path for path in paths if path.exists()), None)
 
 
 def list_links(netlink: IPRoute) -> list[Link]:
