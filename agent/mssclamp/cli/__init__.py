@@ -18,7 +18,8 @@ from mssclamp.cli.app import App, ReaderLeftError
 from mssclamp.cli.attach import attach, detach
 from mssclamp.cli.mode import confirm, enforce, observe
 from mssclamp.cli.peers import peers, show
-from mssclamp.cli.pin import forget, pin, probe, unpin
+from mssclamp.cli.pin import forget, pin, unpin
+from mssclamp.cli.probe import probe
 from mssclamp.cli.reload import reload
 from mssclamp.cli.status import status
 from mssclamp.cli.top import top

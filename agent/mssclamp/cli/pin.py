@@ -1,4 +1,4 @@
-"""`clampctl pin`, `unpin`, `probe` and `forget`: what is done to one peer."""
+"""`clampctl pin`, `unpin` and `forget`: what is done to one peer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def pin(app: App, *, peer: str, mtu: int, device: str | None, as_json: bool) -> None:
     """Fixes a peer's MTU: the largest inner packet in bytes, IP header included. Kept over restarts."""
     client = app.client()
-    _tell(app, client, client.pin(peer, mtu, device), as_json)
+    tell(app, client, client.pin(peer, mtu, device), as_json)
 
 
 @click.command(short_help="Give up a pin.")
@@ -33,18 +33,7 @@ def pin(app: App, *, peer: str, mtu: int, device: str | None, as_json: bool) -> 
 def unpin(app: App, *, peer: str, device: str | None, as_json: bool) -> None:
     """Gives up what `pin` fixed: the peer returns to what is known without it."""
     client = app.client()
-    _tell(app, client, client.unpin(peer, device), as_json)
-
-
-@click.command(short_help="Measure a peer's MTU now.")
-@click.argument("peer")
-@device_option
-@json_option
-@pass_app
-def probe(app: App, *, peer: str, device: str | None, as_json: bool) -> None:
-    """Measures a peer's MTU now."""
-    client = app.client()
-    _tell(app, client, client.probe(peer, device), as_json)
+    tell(app, client, client.unpin(peer, device), as_json)
 
 
 @click.command(short_help="Drop what was learned of a peer.")
@@ -55,10 +44,11 @@ def probe(app: App, *, peer: str, device: str | None, as_json: bool) -> None:
 def forget(app: App, *, peer: str, device: str | None, as_json: bool) -> None:
     """Drops what was learned of a peer, and searches again."""
     client = app.client()
-    _tell(app, client, client.forget(peer, device), as_json)
+    tell(app, client, client.forget(peer, device), as_json)
 
 
-def _tell(app: App, client: Client, document: PeerDocument, as_json: bool) -> None:
+def tell(app: App, client: Client, document: PeerDocument, as_json: bool) -> None:
+    """The peer as it is now."""
     if as_json:
         app.say_json(client.wire)
         return

@@ -1,0 +1,1 @@
+"""Probers: the sockets around the search."""
