@@ -248,7 +248,6 @@ def test_not_yet(path):
         "rate",
         "tunnel",
         "guard",
-        "route_mtu of device wg*",
         "probe_address of peer branch-7",
     ]
     assert "metrics_listen: this version does not serve metrics over TCP yet" in told

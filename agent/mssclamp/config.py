@@ -50,7 +50,6 @@ _NOT_YET_TABLES = {
 _NOT_YET_KEYS = {
     ("device", "too_big"): "this version does not answer oversize packets yet",
     ("device", "probe"): "this version does not probe yet",
-    ("device", "route_mtu"): "this version does not write routes yet",
     ("peer", "probe_address"): "this version does not probe yet",
     ("peer", "probe"): "this version does not probe yet",
 }

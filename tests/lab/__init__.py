@@ -9,17 +9,22 @@ from __future__ import annotations
 from .capture import Capture, Frame
 from .clampd import Clampd, Refused, another_version, peer_table
 from .command import LabError, Unsupported, run, wait_for
+from .counters import checksum_errors
+from .datagrams import Datagrams, TooBig
 from .lab import Lab
 from .namespace import Namespace
 from .packet import Segment, build_syn, parse_segment
 from .process import Process
+from .shrinking import heal, narrowed
 from .traffic import Connection, SynSender, transfer
+from .upload import Upload
 from .wireguard import WireGuard
 
 __all__ = [
     "Capture",
     "Clampd",
     "Connection",
+    "Datagrams",
     "Frame",
     "Lab",
     "LabError",
@@ -28,10 +33,15 @@ __all__ = [
     "Refused",
     "Segment",
     "SynSender",
+    "TooBig",
     "Unsupported",
+    "Upload",
     "WireGuard",
     "another_version",
     "build_syn",
+    "checksum_errors",
+    "heal",
+    "narrowed",
     "parse_segment",
     "peer_table",
     "run",

@@ -20,7 +20,8 @@ def checksum_errors(*namespaces: Namespace) -> dict[str, int]:
 def _counters(namespace: Namespace) -> dict[str, int]:
     with namespace.entered():
         here = Path("/proc/thread-self/net")
-        titles, values = ([], [])
+        titles: list[str] = []
+        values: list[str] = []
         for line in (here / "snmp").read_text().splitlines():
             protocol, _, rest = line.partition(": ")
             fields = rest.split()

@@ -130,14 +130,17 @@ class Datagrams:
             except BlockingIOError:
                 return sizes
 
-    def learns(self, size: int) -> TooBig:
-        """Send packets of `size` bytes until an ICMP message has told the socket that they are too big."""
+    def learns(self, size: int, *, timeout: float = 5.0) -> TooBig:
+        """Send packets of `size` bytes until an ICMP message has told the socket that they are too big; LabError if
+        none has after `timeout` seconds."""
 
         def told() -> TooBig | None:
             self.send(size)
             return self.told()
 
-        return wait_for(told, f"{self._sender} to hear that {size} bytes to {self._address} are too big", timeout=5)
+        return wait_for(
+            told, f"{self._sender} to hear that {size} bytes to {self._address} are too big", timeout=timeout
+        )
 
     def told(self) -> TooBig | None:
         """The next ICMP message in the socket's error queue; None if there is none."""

@@ -25,6 +25,7 @@ class Lab:
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self._directories = 0
+        self._namespaces: list[Namespace] = []
 
     def __enter__(self) -> Lab:
         self._root = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ct")))
@@ -48,7 +49,14 @@ class Lab:
 
     def namespaces(self, *roles: str) -> list[Namespace]:
         """New namespaces, in the order of their roles."""
-        return [self.enter(Namespace(unique(role))) for role in roles]
+        made = [self.enter(Namespace(unique(role))) for role in roles]
+        self._namespaces += made
+        return made
+
+    @property
+    def everywhere(self) -> list[Namespace]:
+        """All namespaces so far."""
+        return self._namespaces[:]
 
     def veth(
         self, one: Namespace, one_device: str, other: Namespace, other_device: str, *, mtu: int = ETHERNET_MTU

@@ -103,6 +103,11 @@ class Namespace:
         """Add routes, written as after `ip route add`; name the IPv6 default `::/0`."""
         self.ip(*(f"route add {route}" for route in routes))
 
+    def forget_paths(self) -> None:
+        """Drop what the kernel has learned about path MTUs."""
+        for version in ("-4", "-6"):
+            run(["ip", "-n", self.name, version, "route", "flush", "cache"])
+
     def forwards(self) -> None:
         """Become a router, without redirects and reverse-path surprises."""
         self.sysctl("net.ipv4.ip_forward", 1)
@@ -131,10 +136,13 @@ class Namespace:
         """Whether a device of this name is there now."""
         return run(["ip", "-n", self.name, "link", "show", "dev", device], check=False).returncode == 0
 
-    def offloads(self, device: str, on: bool) -> None:
-        """Switch a device's offloads; off: packets leave it in wire size and with complete checksums."""
-        word = "on" if on else "off"
-        self.run("ethtool", "-K", device, "tx", word, "gso", word, "tso", word, "gro", word)
+    def offloads(self, device: str, on: bool, *, gro: bool | None = None) -> None:
+        """Switch a device's offloads; off: packets leave it in wire size and with complete checksums.
+
+        `gro`: whether it joins what it receives to super-packets, if not as the others.
+        """
+        word, receiving = ("on" if each else "off" for each in (on, on if gro is None else gro))
+        self.run("ethtool", "-K", device, "tx", word, "gso", word, "tso", word, "gro", receiving)
 
     # from within this process
 

@@ -141,6 +141,32 @@ def test_modes_come_back_as_they_were(modes: dict[str, str], trials: dict[str, i
         assert (store.modes(), store.trials("boot-a")) == (modes, trials)
 
 
+def test_routes_are_kept_with_every_mtu_that_may_stand_in_them(path: Path) -> None:
+    with opened(path) as store:
+        store.add_routes([(b"one", 1400), (b"one", 1328), (b"two", 1328)], "boot-a")
+        store.drop_routes([(b"one", 1400), (b"three", 1400)])
+    with opened(path) as store:
+        assert store.routes("boot-a") == {b"one": {1328}, b"two": {1328}}
+        assert store.routes("boot-b") == {}
+
+
+def test_routes_of_another_boot_go(path: Path) -> None:
+    with opened(path) as store:
+        store.add_routes([(b"one", 1400), (b"two", 1400)], "boot-a")
+        store.add_routes([(b"one", 1400)], "boot-b")
+        assert (store.routes("boot-a"), store.routes("boot-b")) == ({}, {b"one": {1400}})
+
+
+def test_a_database_of_the_first_version_gets_the_table(path: Path) -> None:
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE route; PRAGMA user_version = 1")
+    with opened(path) as store:
+        store.add_routes([(b"one", 1400)], "boot-a")
+        assert len(store.pins()) == 20
+    assert set_aside(path) == []
+
+
 # -- damage
 
 

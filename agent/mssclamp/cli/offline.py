@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def detach(app: App, device: str | None) -> Done:
     """Removes every trace from one device or all, and leaves the mark that keeps clampd off."""
+    from mssclamp.daemon.routes import restore
     from mssclamp.datapath.attach import detach_all
     from mssclamp.store.database import EVERY_DEVICE, Store, path_for
 
@@ -29,10 +30,12 @@ def detach(app: App, device: str | None) -> Done:
         removed = detach_all(device)
         # The mark last: a database that cannot be written must not keep the programs on.
         with closing(Store.open(path_for(_state_dir(app)))) as store:
+            routes = restore(store, device)
             store.set_detached(device or EVERY_DEVICE, True)
+    removed += routes.changed
     what = f"removed {', '.join(removed)}" if removed else "nothing was attached"
     back = f"clampctl attach {device}" if device else "clampctl attach"
-    return Done(text=f"no daemon; {what}; kept off until `{back}`")
+    return Done(text=f"no daemon; {what}; kept off until `{back}`", problems=routes.problems)
 
 
 def attach(app: App, device: str | None) -> Done:

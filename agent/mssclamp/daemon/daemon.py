@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from mssclamp import __version__
@@ -18,12 +18,14 @@ from mssclamp.daemon.discovery import Discovery
 from mssclamp.daemon.events import EventLog
 from mssclamp.daemon.reconcile import Rates, Reconciler, Row, Wanted
 from mssclamp.daemon.resolve import Resolved, resolve
+from mssclamp.daemon.routes import Goals, RouteKeeper
 from mssclamp.daemon.shadow import Hook, Sample, ShadowWatch
 from mssclamp.datapath import abi, pair
 from mssclamp.datapath.attach import HOOKS, Tc
 from mssclamp.datapath.links import Link
 from mssclamp.errors import ConflictError, DatapathError, NotFoundError
 from mssclamp.pmtu.modes import EVERY_DEVICE, FOREVER, NEVER, Mode, Modes, scopes_text
+from mssclamp.pmtu.routes import RoutePeer
 from mssclamp.pmtu.table import Address, Change, Peer, Table
 from mssclamp.store.database import Store
 from mssclamp.wire.mtu import mss_for_mtu
@@ -65,6 +67,8 @@ class Daemon:
         self._managed: list[str] = []
         self._shadows = ShadowWatch()
         self._goal: Wanted | None = None  # None: to be derived again
+        self._routes = RouteKeeper(store)
+        self._route_goals: Goals = {}
         self._problems: dict[str, str] = {}
         self._loading_failed: str | None = None
         self._began = clock.boot_ns()
@@ -94,6 +98,7 @@ class Daemon:
         if self._discover() or changed or self._goal is None:
             self._goal = self._derive_goal()
         goal = self._goal
+        self._routes.apply(self._route_goals, self._links, clock.boot_ns() / 1e9)
         try:
             outcome = self._reconciler.apply(goal, self._links, clock.boot_ns() / 1e9)
         except DatapathError as error:
@@ -115,7 +120,7 @@ class Daemon:
             if self._problems.get(device) != problem:
                 log.warning("%s", problem)
         self._problems = dict(outcome.problems)
-        self._watch_shadows()
+        self._watch_shadows(self._links.values())
 
     def _derive_goal(self) -> Wanted:
         """What the kernel's half should be, from everything that has a say in it."""
@@ -127,6 +132,7 @@ class Daemon:
         self._misfits = gathered.problems
         self._tell(self._table.update(gathered.facts, mtus, clock.unix()))
         devices = [name for name in self._managed if not self._is_detached(name)]
+        self._route_goals = self._derive_route_goals(devices)
         return Wanted(self._rows(set(devices)), devices, self._rates(), stay_loaded=not self._detached)
 
     def look_at_peers(self) -> None:
@@ -147,6 +153,11 @@ class Daemon:
     def has_problems(self) -> bool:
         """Whether trying again may help."""
         return bool(self._problems or self._loading_failed)
+
+    @property
+    def routed_devices(self) -> frozenset[int]:
+        """ifindexes of the devices whose routes concern us."""
+        return self._routes.followed
 
     def seconds_to_deadline(self) -> float | None:
         """How long until a trial ends."""
@@ -175,10 +186,20 @@ class Daemon:
             )
         return rows
 
-    def _watch_shadows(self) -> None:
+    def _derive_route_goals(self, devices: Sequence[str]) -> Goals:
+        """Who may be written into routes: peers with evidence that are enforced now."""
+        goals: dict[str, list[RoutePeer]] = {name: [] for name in devices if self._writes_routes(name)}
+        for peer in self._table.peers.values():
+            if peer.facts.device in goals:
+                acts = peer.value.state != "unprobed" and self._is_enforced(peer)
+                mtu = peer.value.mtu if acts else None
+                goals[peer.facts.device].append(RoutePeer(peer.facts.name, peer.facts.prefixes, mtu))
+        return {name: tuple(peers) for name, peers in goals.items()}
+
+    def _watch_shadows(self, links: Iterable[Link]) -> None:
         samples: dict[tuple[int, Hook], Sample] = {}
-        for name, link in self._links.items():
-            if self._reconciler.is_attached(name):
+        for link in links:
+            if self._reconciler.is_attached(link.name):
                 moved: dict[Hook, int] = {"ingress": link.received, "egress": link.sent}
                 for hook, packets in moved.items():
                     seen = self._reconciler.packets_seen(link, egress=hook == "egress")
@@ -214,6 +235,10 @@ class Daemon:
         """Only values with evidence: what is known of nothing but the device is the kernel's to answer."""
         device = self._config.device_for(peer.facts.device)
         return (device is None or device.too_big) and peer.value.state != "unprobed"
+
+    def _writes_routes(self, name: str) -> bool:
+        device = self._config.device_for(name)
+        return device is not None and device.route_mtu
 
     def _expire_trials(self) -> None:
         deadline = self._modes.next_deadline()
@@ -268,6 +293,7 @@ class Daemon:
 
     def status(self) -> protocol.Status:
         """Everything in one screen."""
+        self._watch_shadows(self._tc.links())
         states: dict[str, int] = {}
         for peer in self._table.peers.values():
             states[peer.value.state] = states.get(peer.value.state, 0) + 1
@@ -290,7 +316,7 @@ class Daemon:
                 for scope, until in sorted(self._modes.trials.items())
             ],
             reasons={reason.name.lower(): count for reason, count in self._reconciler.reasons().items()},
-            problems=problems + self._misfits + list(self._config.not_yet),
+            problems=problems + self._misfits + list(self._routes.problems) + list(self._config.not_yet),
         )
 
     # -- what can be done -----------------------------------------------------------------------------------
@@ -374,7 +400,10 @@ class Daemon:
         self._changed_goal()
         gone = sorted(name for name in before if not self._reconciler.is_attached(name))
         text = f"detached: {', '.join(gone)}" if gone else "nothing was attached"
-        return protocol.Done(text=f"{text}; kept off until `clampctl attach{f' {device}' if device else ''}`")
+        return protocol.Done(
+            text=f"{text}; kept off until `clampctl attach{f' {device}' if device else ''}`",
+            problems=list(self._routes.problems),
+        )
 
     def reload(self) -> protocol.Done:
         """Reads the configuration again. Raises ConfigError and leaves everything as it was if it is bad."""
@@ -484,7 +513,8 @@ class Daemon:
         return [device.name for device in self._devices()]
 
     def _all_problems(self) -> list[str]:
-        return ([self._loading_failed] if self._loading_failed else []) + list(self._problems.values())
+        failed = [self._loading_failed] if self._loading_failed else []
+        return [*failed, *self._problems.values(), *self._routes.problems]
 
     def _change_modes(self, change: Callable[[Modes], T]) -> T:
         """Changes the modes, but only if they can be kept."""

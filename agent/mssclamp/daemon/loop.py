@@ -50,8 +50,8 @@ async def run(daemon: Daemon, worker: Executor, path: Path, monitor: ChangeMonit
         return response
 
     def on_change() -> None:
-        monitor.drain()
-        changed.set()
+        if monitor.drain():
+            changed.set()
 
     def on_visitor() -> None:
         """A second daemon that asks whose the namespace is: the kernel has told it by now."""
@@ -72,6 +72,7 @@ async def run(daemon: Daemon, worker: Executor, path: Path, monitor: ChangeMonit
     stopped = asyncio.create_task(stop.wait())
     try:
         await loop.run_in_executor(worker, daemon.start)
+        monitor.follow_routes(daemon.routed_devices)
         notify("READY=1")
         due = loop.time() + await loop.run_in_executor(worker, _patience, daemon)
         while not stop.is_set():
@@ -87,6 +88,7 @@ async def run(daemon: Daemon, worker: Executor, path: Path, monitor: ChangeMonit
                 look = daemon.look_at_peers
             if not stop.is_set():
                 await loop.run_in_executor(worker, _guarded, look)
+                monitor.follow_routes(daemon.routed_devices)
                 due = min(due, loop.time() + await loop.run_in_executor(worker, _patience, daemon))
     finally:
         notify("STOPPING=1")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyroute2 import IPRoute
+
+from mssclamp.wire.route import parse
 
 ARPHRD_ETHER = 1
 ARPHRD_LOOPBACK = 772
@@ -28,6 +31,18 @@ _WIREGUARD_SOCKETS = (Path("/run/wireguard"), Path("/var/run/wireguard"))
 
 _RTMGRP_LINK = 0x1
 _RTMGRP_TC = 0x8
+
+_SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_DROP_MEMBERSHIP = 2
+_ROUTE_GROUPS = (7, 11)
+"""RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE."""
+
+_ROUTE_CHANGES = (24, 25)
+"""RTM_NEWROUTE, RTM_DELROUTE."""
+
+_MESSAGE = struct.Struct("=IH")  # struct nlmsghdr begins with its length and type
+_MESSAGE_HEADER = 16
 
 
 @dataclass(frozen=True)
@@ -91,30 +106,51 @@ def list_links(netlink: IPRoute) -> list[Link]:
 
 
 class ChangeMonitor:
-    """A socket that becomes readable when a device, a qdisc or a filter changes.
+    """A socket that becomes readable when a device, a qdisc, a filter or, if asked for, a route changes.
 
-    What changed is not looked at: whoever is told looks at everything again, so a lost message costs nothing.
+    What changed is hardly looked at: whoever is told looks at everything again, so a lost message costs nothing.
     """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_TC))
+        self._routed: frozenset[int] = frozenset()
 
     def fileno(self) -> int:
         """For a selector."""
         return self._socket.fileno()
 
-    def drain(self) -> None:
-        """Reads what has piled up. An overflow (ENOBUFS) is a message like any other: look again."""
+    def follow_routes(self, ifindexes: frozenset[int]) -> None:
+        """Hears of routes out of these devices too. Without any of no route: big gateways' tables never rest."""
+        if bool(ifindexes) != bool(self._routed):
+            what = _NETLINK_ADD_MEMBERSHIP if ifindexes else _NETLINK_DROP_MEMBERSHIP
+            for group in _ROUTE_GROUPS:
+                self._socket.setsockopt(_SOL_NETLINK, what, group)
+        self._routed = ifindexes
+
+    def drain(self) -> bool:
+        """Reads what has piled up; whether it is worth a look. An overflow (ENOBUFS) is."""
+        news = False
         while True:
             try:
-                self._socket.recv(65536)
+                news = self._concerns(self._socket.recv(65536)) or news
             except BlockingIOError:
-                return
+                return news
             except OSError:
                 with contextlib.suppress(OSError):
                     self._socket.recv(65536)
-                return
+                return True
+
+    def _concerns(self, message: bytes) -> bool:
+        """Everything does but routes out of devices that nobody asked about (the kernel tells one at a time)."""
+        _, kind = _MESSAGE.unpack_from(message)
+        if kind not in _ROUTE_CHANGES:
+            return True
+        try:
+            ifindex = parse(message[_MESSAGE_HEADER:]).ifindex
+        except ValueError:
+            return True
+        return ifindex is None or ifindex in self._routed
 
     def close(self) -> None:
         """Closes the socket."""

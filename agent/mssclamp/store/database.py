@@ -1,4 +1,4 @@
-"""What must outlive a restart: pins, modes that the operator chose, devices that clampd is to keep off.
+"""What must outlive a restart: pins, modes that the operator chose, devices that clampd is to keep off, routes changed.
 
 One SQLite file for each network namespace (WAL), under the state directory. A file that cannot be used is set aside,
 never a reason not to start.
@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,7 +24,7 @@ EVERY_DEVICE = "*"
 NAMED_NAMESPACES = Path("/run/netns")
 """Where `ip netns` keeps them."""
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pin (
@@ -37,11 +37,15 @@ CREATE TABLE IF NOT EXISTS trial (
     scope TEXT PRIMARY KEY, until_ns INTEGER NOT NULL, boot TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS detached (device TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS route (
+    message BLOB, mtu INTEGER, boot TEXT NOT NULL, PRIMARY KEY (message, mtu)
+) STRICT, WITHOUT ROWID;
 """
 # scope: a device's name, or EVERY_DEVICE. until_ns: CLOCK_BOOTTIME of the boot named beside it.
+# message: the kernel's word for a route as it was before we wrote an MTU into it (wire.route).
 # The checks are for reading: quick_check applies them to what lies in the file.
 
-_TABLES = ("pin", "mode", "trial", "detached")
+_TABLES = ("pin", "mode", "trial", "detached", "route")
 
 _NOT_DAMAGE = (
     sqlite3.SQLITE_BUSY,
@@ -134,6 +138,24 @@ class Store:
                 self._db.execute("DELETE FROM detached")
             else:
                 self._db.execute("DELETE FROM detached WHERE device = ?", (device,))
+
+    def routes(self, boot: str) -> dict[bytes, frozenset[int]]:
+        """MTUs (bytes) that may stand in a route by our doing, by what the route was before, as far as of this boot."""
+        found: dict[bytes, frozenset[int]] = {}
+        for message, mtu in self._read("SELECT message, mtu FROM route WHERE boot = ?", boot):
+            found[message] = found.get(message, frozenset()) | {mtu}
+        return found
+
+    def add_routes(self, rows: Iterable[tuple[bytes, int]], boot: str) -> None:
+        """Keeps more of them; those of another boot go."""
+        with self._write():
+            self._db.execute("DELETE FROM route WHERE boot != ?", (boot,))
+            self._db.executemany("INSERT OR REPLACE INTO route VALUES (?, ?, ?)", [(*row, boot) for row in rows])
+
+    def drop_routes(self, rows: Iterable[tuple[bytes, int]]) -> None:
+        """Forgets some of them."""
+        with self._write():
+            self._db.executemany("DELETE FROM route WHERE message = ? AND mtu = ?", list(rows))
 
     def _read(self, query: str, *values: object) -> list[Any]:
         try:
