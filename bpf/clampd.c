@@ -135,7 +135,8 @@ static __always_inline bool rate_allows(struct __sk_buff *skb, const struct clam
 	last = clampd_flow.lookup(&slot);
 	if (!last || (*last && now - *last < config->flow_gap))
 		return false;
-	slot = sender % CLAMPD_SENDERS;
+	/* The hash's upper bits: in these every bit of the address counts, the last ones of a network's hosts too. */
+	slot = (u64)sender * CLAMPD_SENDERS >> 32;
 	window = clampd_sender.lookup(&slot);
 	if (!window || !within(window, config->per_sender, now))
 		return false;

@@ -200,10 +200,12 @@ class Program(_Fd):
         """Keeps a map alive for as long as the program, though its code never touches it."""
         _checked(libbpf().bpf_prog_bind_map(self.fd, held.fd, None))
 
-    def test_run(self, data: bytes, *, repeat: int = 1) -> tuple[int, bytes, int]:
+    def test_run(self, data: bytes, *, repeat: int = 1, ctx: bytearray | None = None) -> tuple[int, bytes, int]:
         """Runs the program on a packet `repeat` times (BPF_PROG_TEST_RUN).
 
-        Returns its verdict (signed), the packet as it left, and the mean duration of a run in ns.
+        `ctx` is the struct __sk_buff that the packet comes with (its mark, gso_size and the few other fields that the
+        kernel takes); it is overwritten with what the program made of it. Returns the verdict (signed), the packet
+        as it left, and the mean duration of a run in ns.
         """
         out = ctypes.create_string_buffer(len(data) + 256)
         opts = _TestRunOpts()
@@ -213,5 +215,8 @@ class Program(_Fd):
         opts.data_out = ctypes.addressof(out)
         opts.data_size_out = len(out)
         opts.repeat = repeat
+        if ctx is not None:
+            opts.ctx_in = opts.ctx_out = ctypes.addressof(ctypes.c_char.from_buffer(ctx))
+            opts.ctx_size_in = opts.ctx_size_out = len(ctx)
         _checked(libbpf().bpf_prog_test_run_opts(self.fd, ctypes.byref(opts)))
         return ctypes.c_int32(opts.retval).value, out.raw[: opts.data_size_out], opts.duration

@@ -12,51 +12,50 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from mssclamp.wire import MalformedError, checksum, ip
 from mssclamp.wire.mtu import ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER, IPV6_MIN_MTU, UDP_HEADER, IpVersion
 
 # Specification constants.
 
-PROTOCOL_ICMP = 1
-PROTOCOL_UDP = 17
-PROTOCOL_ICMPV6 = 58
+PROTOCOL_ICMP: Final = 1
+PROTOCOL_UDP: Final = 17
+PROTOCOL_ICMPV6: Final = 58
 
-DONT_FRAGMENT = 0x4000
+DONT_FRAGMENT: Final = 0x4000
 
-ICMP_HEADER = 8
-
-FRAGMENTATION_NEEDED = (3, 4)
+FRAGMENTATION_NEEDED: Final = (3, 4)
 """ICMP's type and code (RFC 792; the MTU in its last 16 bits: RFC 1191, section 4)."""
 
-PACKET_TOO_BIG = (2, 0)
+PACKET_TOO_BIG: Final = (2, 0)
 """ICMPv6's (RFC 4443, section 3.2)."""
 
-ICMP_ERRORS = frozenset({3, 4, 5, 11, 12})
+ICMP_ERRORS: Final = frozenset({3, 4, 5, 11, 12})
 """Unreachable, source quench, redirect, time exceeded, parameter problem (RFC 1122, section 3.2.2)."""
 
-ICMPV6_REDIRECT = 137
+ICMPV6_REDIRECT: Final = 137
 """RFC 4443, section 2.4 e.2; the errors (e.1) are the types below 128."""
 
-JUMBO_HEADER = 8
+JUMBO_HEADER: Final = 8
 """A hop-by-hop header with the jumbo payload option alone (RFC 2675, section 2)."""
 
 # Implementation constants.
 
-QUOTE = 256
+QUOTE: Final = 256
 """Bytes of the packet in the answer; it is cut down before anybody else sees it."""
 
-QUOTED_TRANSPORT = 8
+QUOTED_TRANSPORT: Final = 8
 """Ports and TCP's sequence number: with less of the transport header in the quote the answer is ignored."""
 
-HOP_LIMIT = 64
-INTERNETWORK_CONTROL = 0xC0
+HOP_LIMIT: Final = 64
+INTERNETWORK_CONTROL: Final = 0xC0
 """The answer's type of service in IPv4, as the kernel's own errors have it (RFC 1812, section 4.3.2.5)."""
 
-MAGIC = 0xC1A3
+MAGIC: Final = 0xC1A3
 """In every order, so that nothing else on the pair is taken for one."""
 
-ORDER = struct.Struct("=IHHHH2s")
+ORDER: Final = struct.Struct("=IHHHH2s")
 # ifindex (4) | MTU (2) | size (2) | link header (2) | magic (2)          in the place of the Ethernet addresses
 # ethertype (2, network order)
 
@@ -79,9 +78,7 @@ class Outcome(Enum):
     ANSWERED = "answered"
 
 
-OVERSIZE = frozenset(
-    {Outcome.DF_CLEAR, Outcome.NO_EVIDENCE, Outcome.FORBIDDEN, Outcome.WOULD_ANSWER, Outcome.ANSWERED}
-)
+OVERSIZE: Final = frozenset(Outcome) - {Outcome.UNREADABLE, Outcome.NO_PEER, Outcome.FITS}
 """Those that count as oversize."""
 
 
@@ -257,13 +254,14 @@ def answer(frame: bytes) -> bytes | None:
     """
     if len(frame) < ORDER.size:
         return None
-    _, mtu, size, link, magic, ethertype = ORDER.unpack_from(frame)
+    _, mtu, size, link, magic, _ = ORDER.unpack_from(frame)
+    ethertype = frame[ORDER.size - 2 : ORDER.size]
     if magic != MAGIC or link not in (0, ETHERNET_HEADER):
         return None
     # The packet came to us from the host that its link header names, or from this machine: that is where it goes.
     addresses = frame[ORDER.size : ORDER.size + 12] if link else bytes(12)
     quote = frame[ORDER.size + link :]
-    if len(addresses) < 12 or len(quote) < QUOTE:
+    if len(quote) < QUOTE:
         return None
     match int.from_bytes(ethertype, "big"):
         case ip.ETHERTYPE_IPV4:
