@@ -36,9 +36,9 @@ def heal(
 ) -> float:
     """Two ways in which uploads meet a lower MTU; LabError where one takes over HEAL_SECONDS.
 
-    First the peer is pinned to `learned` while all are in full flight: super-packets are answered. Then the path shrinks
-    to `size` where it comes in at the device, which is at least 40 bytes less, until all hang, and the peer is pinned to
-    that: the segments that TCP sends again are answered. Returns how long it took them to go on, seconds.
+    First the peer is pinned to `learned` while all are in full flight: super-packets are answered. Then the path
+    shrinks to `size` where it comes in at the device, which is at least 40 bytes less, until all hang, and the peer is
+    pinned to that: the segments that TCP sends again are answered. Returns how long it took them to go on, seconds.
     """
     try:
         for upload in uploads:
