@@ -26,6 +26,9 @@ LOOPBACK = 1  # what a packet of a test run arrives on
 ROUNDS = 7
 REPEAT = 200_000
 MSS = 1240
+SINGLE_RUNS = 5000
+REDIRECT = 7  # TC_ACT_REDIRECT
+SUPPRESS_ALL = abi.Config(builder=0, per_sender=0, per_peer=0, small_packet=1200, flow_gap=10**8)
 
 EMPTY = "int empty(struct __sk_buff *skb) { return -1; }"
 
@@ -57,7 +60,27 @@ def measure() -> list[Cost]:
                         _run(instance.programs["clampd_l2_eg"], packet) - _run(empty, packet) for _ in range(ROUNDS)
                     ]
                     costs.append(Cost(what, family, count, round(statistics.median(pairs), 1)))
+                costs.append(_cost_of_an_answer(instance, empty, family, network, count))
     return costs
+
+
+def _cost_of_an_answer(instance: Instance, empty: Program, family: int, network: Network, count: int) -> Cost:
+    """Both steps of an answer. A packet can be answered once, so every run is of its own, and the clock's own cost,
+    which the empty program's runs have too, goes off."""
+    instance.put_config(abi.Config(LOOPBACK, 2**32 - 1, 2**32 - 1, 1200, 0))
+    packet = _packet(family, network.network_address.packed, 0x10, TIMESTAMPS, 1600)
+    first, second, nothing = [], [], []
+    for _ in range(SINGLE_RUNS):
+        verdict, order, duration = instance.programs["clampd_l2_eg"].test_run(packet)
+        assert verdict == REDIRECT
+        first.append(duration)
+        verdict, _, duration = instance.programs["clampd_answer"].test_run(order)
+        assert verdict == REDIRECT
+        second.append(duration)
+        nothing.append(empty.test_run(packet)[2])
+    cost = statistics.median(first) + statistics.median(second) - 2 * statistics.median(nothing)
+    instance.put_config(SUPPRESS_ALL)
+    return Cost("data, 1600 bytes: oversize, answered (both steps)", family, count, round(cost, 1))
 
 
 def _run(program: Program, packet: bytes) -> int:
@@ -104,7 +127,7 @@ def _loaded() -> Iterator[Instance]:
 def _fill(instance: Instance, count: int) -> dict[int, Network]:
     """`count` prefixes of mixed lengths in each family, each a peer of its own; one of each to aim at."""
     rng = random.Random(count)
-    instance.put_config(abi.Config(builder=0, per_sender=0, per_peer=0, small_packet=1200, flow_gap=10**8))
+    instance.put_config(SUPPRESS_ALL)
     for (ifindex, network), _ in instance.prefixes().items():
         instance.delete_prefix(ifindex, network)
     targets: dict[int, Network] = {}
