@@ -39,13 +39,13 @@ class AnsweringKernel:
         self.instance = instance
 
     @classmethod
-    def load(cls) -> AnsweringKernel:
-        """Compiles and loads the programs and fills their maps with PEERS. No rate limits."""
+    def load(cls, ifindex: int = TEST_RUN_IFINDEX) -> AnsweringKernel:
+        """Compiles and loads the programs and fills their maps with PEERS, on one device. No rate limits."""
         instance = loader.load(64)
         for index, peer in enumerate(PEERS):
             instance.put_peer(index, peer_record(peer.towards))
             for prefix in peer.prefixes:
-                instance.put_prefix(TEST_RUN_IFINDEX, ip_network(prefix), index)
+                instance.put_prefix(ifindex, ip_network(prefix), index)
         kernel = cls(instance)
         kernel.configure()
         return kernel

@@ -73,12 +73,12 @@ class Case:
         """The kinds of device that BPF_PROG_TEST_RUN can try it on."""
         return (True,) if self.source or self.ethertype or self.to or self.options else (True, False)
 
-    def packet(self, *, link_header: bool) -> Outgoing:
-        """The packet for one kind of device."""
+    def packet(self, *, link_header: bool, test_run: bool = True) -> Outgoing:
+        """The packet for one kind of device, as BPF_PROG_TEST_RUN or as a real one is to have it."""
         source = self.source or NEAR[self.version]
         destination = self.destination or address_of(self.peer, self.version)
         if self.version == 4:
-            options = self.options if link_header else NOP * BARE_OPTIONS
+            options = self.options if link_header or not test_run else NOP * BARE_OPTIONS
             body = self._body(20 + len(options))
             fields = {"fragment": self.fragment} | self.fields
             data = ipv4(source, destination, body, options=options, protocol=self.protocol, **fields)

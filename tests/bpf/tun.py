@@ -114,12 +114,12 @@ def device_kernel(*, link_header: bool) -> Iterator[DeviceKernel]:
         kernel = Kernel.load(links["in"].index)
         stack.callback(kernel.close)
         tc.attach(links["in"], kernel.instance)
-        stack.enter_context(TcProgram(namespace, "in", "ingress", _redirect(links["out"].index), priority=60))
+        stack.enter_context(TcProgram(namespace, "in", "ingress", redirect(links["out"].index), priority=60))
         yield DeviceKernel(kernel.instance, inner, outer, packets, link_header=link_header)
 
 
-def _redirect(ifindex: int) -> bytes:
-    """A program that sends every packet out of the device: `return bpf_redirect(ifindex, 0)`."""
+def redirect(ifindex: int) -> bytes:
+    """A program that sends every packet out of the device: `return bpfredirect(ifindex, 0)`."""
     # struct bpf_insn: u8 code; u8 registers; s16 offset; s32 immediate
     instructions = ((0xB7, 1, ifindex), (0xB7, 2, 0), (0x85, 0, 23), (0x95, 0, 0))
     return b"".join(struct.pack("=BBhi", code, register, 0, value) for code, register, value in instructions)

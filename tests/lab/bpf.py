@@ -64,18 +64,19 @@ def ends(action: int) -> bytes:
     return _move(0, action) + _EXIT
 
 
-def swallow_above(size: int) -> bytes:
-    """A program that drops what is more than `size` bytes on the wire, link header included, and tells nobody.
+def swallow_above(size: int, *, link: int) -> bytes:
+    """A program that drops what is an IP packet of more than `size` bytes on the wire, behind a link header of `link`
+    bytes, and tells nobody.
 
     A GSO super-packet counts as its segments, which are taken to have no more than 40 bytes of headers.
     """
     return (
         _instruction(0x61, 2, source=1, offset=SKB_GSO_SIZE)
         + _instruction(0x15, 2, 0, offset=2)  # no super-packet: past the next two
-        + _instruction(0x07, 2, 40)
+        + _instruction(0x07, 2, 40 + link)
         + _instruction(0x05, offset=1)
         + _instruction(0x61, 2, source=1, offset=SKB_LEN)
-        + _instruction(0x25, 2, size, offset=2)  # larger: past END
+        + _instruction(0x25, 2, size + link, offset=2)  # larger: past END
         + END
         + ends(TC_ACT_SHOT)
     )

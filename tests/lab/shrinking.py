@@ -24,7 +24,7 @@ def narrowed(namespace: Namespace, device: str, size: int) -> Iterator[None]:
     """While inside, IP packets of more than `size` bytes that come in by the device vanish without a word."""
     (shown,) = namespace.ip_json(f"link show dev {device}")
     link = ETHERNET_HEADER if shown["link_type"] == "ether" else 0
-    with TcProgram(namespace, device, "ingress", swallow_above(size + link), priority=PRIORITY):
+    with TcProgram(namespace, device, "ingress", swallow_above(size, link=link), priority=PRIORITY):
         try:
             yield
         finally:
@@ -37,8 +37,8 @@ def heal(
     """Two ways in which uploads meet a lower MTU; LabError where one takes over HEAL_SECONDS.
 
     First the peer is pinned to `learned` while all are in full flight: super-packets are answered. Then the path
-    shrinks to `size` where it comes in at the device, which is at least 40 bytes less, until all hang, and the peer is
-    pinned to that: the segments that TCP sends again are answered. Returns how long it took them to go on, seconds.
+    shrinks to `size`, at least 40 bytes less, where it comes in at the device, until all hang, and the peer is pinned
+    to that: the segments that TCP sends again are answered. Returns how long it took them to go on, seconds.
     """
     try:
         for upload in uploads:

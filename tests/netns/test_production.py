@@ -84,7 +84,7 @@ def production_gateway(kind: str) -> Iterator[Gateway]:
         assert checksum_errors(*lab.everywhere) == {}
 
 
-@pytest.fixture(scope="module", params=["veth", "vxlan", "wireguard"])
+@pytest.fixture(scope="module", params=["veth", "wireguard"])
 def shared(request: pytest.FixtureRequest) -> Iterator[Gateway]:
     with production_gateway(request.param) as built:
         yield built
