@@ -35,3 +35,12 @@ def test_silence_doubles_until_the_next_sample() -> None:
     assert trip.timeout == 0.8
     trip.on_sample(0.05)
     assert trip.timeout == pytest.approx(0.15)
+
+
+def test_it_begins_with_what_was_measured_before() -> None:
+    trip = RoundTrip(0.1)
+    assert (trip.smoothed, trip.timeout) == (0.1, pytest.approx(0.3))
+    trip.on_silence()
+    assert trip.timeout == pytest.approx(0.6)
+    assert RoundTrip(0.001).timeout == 0.1
+    assert RoundTrip(60).timeout == 3

@@ -11,7 +11,7 @@ import pytest
 
 from mssclamp.pmtu.constants import MAX_ROUNDS, MAX_SECONDS, ROUND_BYTES, TARGET_PROBES, TARGET_ROUNDS
 from mssclamp.pmtu.search import Search, Verdict
-from mssclamp.wire.mtu import wireguard_overhead, wireguard_padded, wireguard_peer_mtu
+from mssclamp.wire.mtu import IpVersion, wireguard_overhead, wireguard_padded, wireguard_peer_mtu
 from sim import Outcome, Path, Policer, drive
 
 LADDER = [1500, 1492, 1480, 1450, 1420, 1400, 1358, 1320, 1280, 576]
@@ -297,3 +297,172 @@ def test_what_was_not_sent_is_not_lost() -> None:
 def test_no_size_at_all() -> None:
     with pytest.raises(ValueError, match="no size from 1500 up to 1400"):
         Search(1500, 1401)
+
+
+# -- a size in force
+
+
+def begun(in_force: int, floor: int = 576) -> tuple[Search, dict[int, int]]:
+    """A search with its first burst sent; the numbers of its probes by size."""
+    search = Search(floor, 1501, in_force=in_force)
+    search.start(0.0)
+    return search, {probe.size: probe.number for probe in search.probes_to_send(0.0)}
+
+
+@pytest.mark.parametrize("in_force", [1500, 1412, 576])
+def test_three_copies_of_the_size_in_force(in_force: int) -> None:
+    """In the first round, 20 ms apart: so one burst of loss does not take them all."""
+    search, first = begun(in_force)
+    assert in_force in first
+    assert search.next_deadline() == pytest.approx(0.02)
+    assert search.probes_to_send(0.019) == []
+    assert [probe.size for probe in search.probes_to_send(0.021)] == [in_force]
+    assert [probe.size for probe in search.probes_to_send(0.041)] == [in_force]
+    assert search.next_deadline() == pytest.approx(0.241)
+
+
+def test_a_fall_is_told_with_the_first_round() -> None:
+    """After one timeout, long before the search ends: in time for TCP's first retransmissions."""
+    search = Search(576, 1501, in_force=1500)
+    when: list[float] = []
+    outcome = drive(search, Path([(0, 1400)]), watch=lambda now: when.append(now) if search.fallen else None)
+    assert search.fallen == 1400
+    assert when[0] <= 0.25 < outcome.seconds
+    assert search.rounds[0].text == (
+        "576, 1280, 1358 and 1400 answered; 1420, 1450, 1480 and 1492 lost once; 1500 lost three times"
+    )
+
+
+def test_a_round_trip_known_before_makes_patience() -> None:
+    """A satellite's answers are waited for; else the first round ends before they come, and much is sent twice."""
+    knowing, guessing = Search(576, 1501, in_force=1400, rtt=0.6), Search(576, 1501, in_force=1400)
+    known = drive(knowing, Path([(0, 1400)], delay=0.6))
+    guessed = drive(guessing, Path([(0, 1400)], delay=0.6))
+    assert (knowing.fallen, guessing.fallen) == (None, None)
+    assert knowing.rounds[0].answered[1400] == pytest.approx(0.6)
+    assert len(known.sent) < len(guessed.sent)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_two_losses_are_no_fall(copies: int) -> None:
+    """Whichever copy is answered."""
+    search, first = begun(1500)
+    search.on_answer(first[1400], 0.012)
+    late = [probe.number for at in (0.021, 0.041) for probe in search.probes_to_send(at)]
+    search.on_answer(late[copies - 1], 0.06)
+    search.on_timeout(0.3)
+    assert search.fallen is None
+
+
+def test_three_losses_beside_nothing_are_no_fall() -> None:
+    search = Search(576, 1501, in_force=1400)
+    drive(search, Path([(0, 0)]))
+    assert search.fallen is None
+    assert search.result is not None
+    assert search.result.verdict is Verdict.AWAY
+
+
+def test_on_a_lossy_path_the_search_goes_on_to_be_sure() -> None:
+    search, first = begun(1500)
+    search.on_answer(first[1400], 0.012)
+    search.on_answer(first[1280], 0.012)  # but not 1358, which passes as well
+    for at in (0.021, 0.041):
+        search.probes_to_send(at)
+    search.on_answer(first[576], 0.1)
+    search.on_timeout(0.3)
+    assert search.rounds[0].lost[1358] == 1
+    assert search.fallen is None
+
+
+def test_what_tcp_was_seen_to_carry_does_not_fall() -> None:
+    search, first = begun(1400)
+    search.on_answer(first[1358], 0.012)
+    for at in (0.021, 0.041):
+        search.probes_to_send(at)
+    search.on_passed(1400, 0.1)
+    search.on_timeout(0.3)
+    assert search.fallen is None
+
+
+def test_a_size_in_force_that_no_packet_has_is_no_matter() -> None:
+    """As when the device's MTU has changed: what is padded is not this size."""
+    search = Search(516, 1421, overhead=60, as_sent=partial(wireguard_padded, device_mtu=1420), in_force=1380)
+    drive(search, Path([(0, 1340)]))
+    assert search.fallen is None
+    assert search.result is not None
+    assert search.result.mtu == 1328
+
+
+@pytest.mark.parametrize(("in_force", "most"), [(1500, 25), (1400, 25), (1280, 25), (1337, 28)])
+def test_every_path_mtu_with_a_size_in_force(in_force: int, most: int) -> None:
+    """It falls exactly where it must, to what passes; three copies of it take the place of a rung, or cost probes."""
+    for mtu in range(1280, 1501):
+        search = Search(1280, 1501, in_force=in_force)
+        outcome = drive(search, Path([(0, mtu)]))
+        assert search.result is not None
+        assert (search.result.mtu, search.result.exact) == (mtu, True)
+        assert (search.fallen is not None) == (mtu < in_force)
+        assert search.fallen is None or search.fallen <= mtu
+        assert len(search.rounds) <= TARGET_ROUNDS
+        assert len(outcome.sent) <= most
+        sizes = iter(outcome.sizes)
+        for each in search.rounds:
+            assert sum(itertools.islice(sizes, each.probes)) <= ROUND_BYTES
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_every_path_mtu_through_wireguard_with_a_size_in_force(version: IpVersion) -> None:
+    overhead = wireguard_overhead(version)
+    as_sent = partial(wireguard_padded, device_mtu=1420)
+    for path_mtu in range(1280, 1501, 3):
+        right = wireguard_peer_mtu(path_mtu, 1420, version)
+        for in_force in (1420, 1328, 1200):
+            search = Search(576 - overhead, 1421, overhead=overhead, as_sent=as_sent, in_force=in_force)
+            outcome = drive(search, Path([(0, path_mtu - overhead)]))
+            assert search.result is not None
+            assert (search.result.mtu, search.result.exact) == (right, True)
+            assert (search.fallen is not None) == (right < in_force)
+            assert len(search.rounds) <= TARGET_ROUNDS
+            assert len(outcome.sent) <= TARGET_PROBES
+
+
+def test_jumbo_frames_in_force() -> None:
+    """Three copies alone are over the budget of a round; without rungs beside them it would fall to the floor."""
+    search = Search(576, 9001, in_force=9000)
+    outcome = drive(search, Path([(0, 1500)]))
+    assert outcome.sizes[:8] == [9000, 1500, 1492, 1420, 1400, 1280, 576, 9000]
+    assert search.fallen == 1500
+    assert search.result is not None
+    assert (search.result.mtu, search.result.exact) == (1500, True)
+
+
+FALLS = {
+    **dict.fromkeys(FAULTS, 0.02),
+    "a policer": 0.0,
+    "reordering and duplicates": 0.0,
+    "a satellite": 0.0,
+    "30 % loss": 0.04,
+    "all of them": 0.04,
+}
+"""The share of runs that may fall from a size that passes: three packets of one size, and no other, were lost."""
+
+
+@pytest.mark.parametrize("fault", FALLS)
+def test_what_a_fall_names_passes(fault: str) -> None:
+    """Whatever the path does; and from a size that passes all the time it falls seldom."""
+    make, _ = FAULTS[fault]
+    wrong = fallen = 0
+    for seed in range(RUNS):
+        chance = random.Random(f"in force, {fault} {seed}")
+        path = make(chance)
+        in_force = chance.choice((1500, 1400, path.mtu(0)))
+        search = Search(576, 1501, in_force=in_force)
+        outcome = drive(search, path)
+        assert search.result is not None
+        if search.fallen is not None:
+            fallen += 1
+            assert search.fallen < in_force
+            assert search.fallen <= max(path.mtu(at) for at, _ in outcome.sent), (seed, path.mtus, search.fallen)
+            wrong += in_force <= min(path.mtu(at) for at, _ in outcome.sent)
+    assert fallen > RUNS / 10
+    assert wrong <= FALLS[fault] * RUNS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mssclamp.wire import MalformedError, checksum
-from mssclamp.wire.icmp import Echo, build_request, parse_reply, payload_size
+from mssclamp.wire.icmp import Echo, build_request, parse_quote, parse_reply, payload_size
 
 ECHO = Echo(0x1234, 7, b"payload")
 
@@ -61,3 +61,20 @@ def test_reply(received: bytes, version: int) -> None:
 def test_no_reply(received: bytes, version: int) -> None:
     with pytest.raises(MalformedError):
         parse_reply(received, version)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_quote(version: int) -> None:
+    request = build_request(ECHO, version)
+    for length in range(len(request) + 1):
+        if length < 8:
+            with pytest.raises(MalformedError):
+                parse_quote(request[:length], version)
+        else:
+            assert parse_quote(request[:length], version) == Echo(0x1234, 7, b"payload"[: length - 8])
+
+
+@pytest.mark.parametrize(("quote", "version"), [(REPLY4, 4), (REPLY6, 6), (build_request(ECHO, 4), 6)])
+def test_what_is_no_quoted_request(quote: bytes, version: int) -> None:
+    with pytest.raises(MalformedError):
+        parse_quote(quote, version)

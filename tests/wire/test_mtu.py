@@ -92,3 +92,12 @@ def test_wireguard_peer_mtu_is_the_largest_below_which_all_fit(path: int, device
 def test_default_overhead(kind: str | None, over4: int | None, over6: int | None) -> None:
     assert mtu.default_overhead(kind) == over4
     assert mtu.default_overhead(kind, 6) == over6
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [("wireguard", 17), ("vxlan", 17), ("gre", 47), ("ip6gretap", 47), ("ipip", 4), ("sit", 41), ("ip6tnl", 41)]
+    + [(kind, None) for kind in ("tun", "ppp", "veth", "xfrm", None)],
+)
+def test_tunnel_protocol(kind: str | None, protocol: int | None) -> None:
+    assert mtu.tunnel_protocol(kind) == protocol

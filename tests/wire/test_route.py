@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mssclamp.wire.route import AF_INET, Attribute, Flag, Metric, Route, encode, parse, request
+from mssclamp.wire.route import (
+    AF_INET,
+    AF_INET6,
+    Attribute,
+    Flag,
+    Metric,
+    Route,
+    attribute,
+    encode,
+    lookup_request,
+    parse,
+    request,
+)
 
 # ip route add 10.8.0.0/16 via 10.5.0.9 dev (3) advmss 1000 metric 7 table 77
 VIA_GATEWAY = bytes.fromhex(
@@ -89,3 +101,38 @@ def test_requests_name_what_they_want() -> None:
     asked = parse(request(AF_INET, ifindex=3))
     assert (asked.type, asked.ifindex) == (1, 3)
     assert parse(request(AF_INET, table=77)).table_id == 77
+
+
+# -- look-ups
+
+# ip route get fibmatch 10.9.0.1, of: ip route add 10.9.0.0/16 nexthop via 10.5.0.9 dev (3) nexthop dev (4) weight 2
+TWO_WAYS = bytes.fromhex(
+    "02100000 fe 03 00 01 00000000  08000f00 fe000000  08000100 0a090000"
+    "1c000900  1000 00 00 03000000 0800 0500 0a050009  0800 00 01 04000000"
+)
+
+
+def test_a_lookup_asks_for_the_route_of_the_table() -> None:
+    assert lookup_request(ip_address("192.0.2.7"), 0) == bytes.fromhex(
+        "02200000 00 00 00 00 00200000  08000100 c0000207"
+    )
+    four, six = lookup_request(ip_address("192.0.2.7"), 0xCA6C), lookup_request(ip_address("2001:db8::7"), 1)
+    asked = parse(four)
+    assert (asked.destination, asked.flags) == (ip_network("192.0.2.7/32"), Flag.FIB_MATCH)
+    assert dict(asked.attributes)[Attribute.MARK] == (0xCA6C).to_bytes(4, "little")
+    asked = parse(six)
+    assert (asked.family, asked.destination) == (AF_INET6, ip_network("2001:db8::7/128"))
+
+
+def test_every_next_hop_is_seen() -> None:
+    assert parse(TWO_WAYS).ifindexes == {3, 4}
+    assert parse(TWO_WAYS).ifindex is None
+    assert parse(VIA_GATEWAY).ifindexes == {3}
+    assert parse(VIA_GATEWAY[:12]).ifindexes == frozenset()
+
+
+@given(st.binary(max_size=80))
+def test_next_hops_of_whatever_kind(hops: bytes) -> None:
+    found = parse(VIA_GATEWAY + attribute(Attribute.MULTIPATH, hops)).ifindexes
+    assert 3 in found
+    assert len(found) <= 1 + len(hops) // 8

@@ -70,6 +70,24 @@ def test_boringtun() -> None:
     assert facts(peers[ONE]) == ("[2001:db8::7]:51820", ["10.99.0.4/32"], NOW - 58, 3, 5)
 
 
+def test_the_device_s_mark_and_port() -> None:
+    """All peers' outer packets have them. boringtun names them after its own key, or not at all."""
+    marked = GO.replace(b"listen_port=51820\n", b"listen_port=51821\nfwmark=51820\n")
+    peers = wgapi.parse_peers(marked, NOW)
+    assert {(each.mark, each.listen_port) for each in peers.values()} == {(51820, 51821)}
+    (bare,) = wgapi.parse_peers(BORINGTUN, NOW).values()
+    assert (bare.mark, bare.listen_port) == (0, 0)
+    assert wgapi.parse_peers(GO, NOW) != peers  # another mark may be another way
+
+
+@pytest.mark.parametrize("value", [2**32, 2**40 + 1, 10**20 - 1])
+def test_a_mark_or_port_that_no_packet_can_have(value: int) -> None:
+    answer = GO.replace(b"listen_port=51820\n", f"listen_port={value}\nfwmark={value}\n".encode())
+    for each in wgapi.parse_peers(answer, NOW).values():
+        assert 0 <= each.mark < 2**32
+        assert 0 <= each.listen_port < 2**16
+
+
 def test_a_device_without_peers() -> None:
     assert wgapi.parse_peers(b"private_key=00\nerrno=0\n\n", NOW) == {}
 

@@ -61,6 +61,13 @@ def test_peers() -> None:
     assert peers[TWO].public_key == TWO
 
 
+def test_the_device_s_mark_and_port() -> None:
+    """The first message alone has them; they hold for the peers of all."""
+    peers = listed(device(peer(ONE), mark=0xCA6C), device(peer(TWO), first=False))
+    assert {(each.mark, each.listen_port) for each in peers.values()} == {(0xCA6C, 51820)}
+    assert listed(device(peer(ONE), mark=1)) != listed(device(peer(ONE), mark=2))
+
+
 def test_a_device_without_peers() -> None:
     assert listed(device()) == {}
 

@@ -67,11 +67,11 @@ def continued(key: bytes, *allowed: str) -> bytes:
     return attribute(NESTED, attribute(1, key) + attribute(9 | NESTED, b"".join(map(allowed_ip, allowed))))
 
 
-def device(*peers: bytes, first: bool = True) -> bytes:
+def device(*peers: bytes, first: bool = True, mark: int = 0) -> bytes:
     """The content of one message of a dump: the device's own values are in the first alone."""
     own = (
         attribute(6, struct.pack("=H", 51820))
-        + attribute(7, bytes(4))
+        + attribute(7, struct.pack("=I", mark))
         + attribute(1, struct.pack("=I", 7))
         + attribute(2, b"wg0\0")
         + attribute(3, b"\xaa" * 32)

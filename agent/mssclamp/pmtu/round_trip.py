@@ -16,12 +16,14 @@ from mssclamp.pmtu.constants import (
 
 
 class RoundTrip:
-    """Smoothed round trip and its variation, in seconds."""
+    """Smoothed round trip and its variation, in seconds; begins with what was measured at another time, if anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: float | None = None) -> None:
         self.smoothed: float | None = None
         self._variation = 0.0
         self._backoff = 1
+        if known is not None:
+            self.on_sample(known)
 
     @property
     def timeout(self) -> float:

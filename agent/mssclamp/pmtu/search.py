@@ -54,6 +54,8 @@ class Verdict(Enum):
     """Time or rounds ran out: what passes is known, whether more would is not."""
     AWAY = "away"
     """Nothing answered: no word about the path."""
+    DOUBT = "doubt"
+    """The one probe of a check was lost (`Check`): time for a search."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ class Search:
 
     Sizes are inner IP packets. `overhead` is what the tunnel adds (for the ladder, whose MTUs are outer ones),
     `as_sent` the size to which the tunnel pads a packet: only sizes that stay as they are get tried. `likely` are inner
-    sizes to try in the first round besides the ladder: the one in force, or one that an ICMP message named.
+    sizes to try in the first round besides the ladder, for instance one that an ICMP message named. `in_force` is the
+    size that people rely on: the first round holds as many copies of it as a proof takes, so that `fallen` tells soon
+    that it passes no more. `rtt`: seconds, as measured before.
     """
 
     def __init__(
@@ -138,11 +142,14 @@ class Search:
         overhead: int = 0,
         as_sent: Callable[[int], int] = lambda size: size,
         likely: Iterable[int] = (),
+        in_force: int | None = None,
+        rtt: float | None = None,
     ) -> None:
         self._sizes = sorted({size for size in map(as_sent, range(floor, ceiling)) if size < ceiling})
         if not self._sizes:
             raise ValueError(f"no size from {floor} up to {ceiling - 1}")
-        self._likely = tuple(likely)
+        self._in_force = in_force if in_force in self._sizes else None
+        self._likely = (*likely, *([] if self._in_force is None else [self._in_force]))
         self._rungs = tuple(rung - overhead for rung in LADDER)
         self._sent: list[_Sent] = []
         self._numbers = count()
@@ -151,8 +158,11 @@ class Search:
         self._round = self._first_round = 0
         self._began = self._restarted = self._round_began = 0.0
         self._knocks = 0
-        self.round_trip = RoundTrip()
+        self.round_trip = RoundTrip(rtt)
         self.result: Result | None = None
+        self.fallen: int | None = None
+        """What to fall back to, bytes, as soon as the size in force was lost three times in a round that a smaller one
+        answered. None where the path is lossy, and the search must go on to be sure."""
 
     # what the owner calls
 
@@ -220,6 +230,8 @@ class Search:
             return
         for each in self._sent:
             each.lost = each.lost or (each.answered is None and now >= each.at + self.round_trip.timeout)
+        if self.fallen is None:
+            self.fallen = self._fall()
         self._go_on(now)
 
     # what was found so far
@@ -255,6 +267,14 @@ class Search:
         elif size >= self._wave.largest and (self._wave.largest or size >= self._sizes[-1]):
             self._go_on(now)  # the largest size under way: the others have nothing to add
 
+    def _fall(self) -> int | None:
+        floor = self.floor
+        if self._in_force is None or floor is None or floor >= self._in_force or self._is_lossy(floor):
+            return None
+        here = [each for each in self._sent if each.round == self._round]
+        lost = sum(each.lost for each in here if each.size == self._in_force)
+        return floor if lost >= MAX_PROBES and any(each.answered is not None for each in here) else None
+
     def _go_on(self, now: float) -> None:
         floor = self.floor
         if floor is None:
@@ -275,14 +295,19 @@ class Search:
         """The ladder, at the beginning and when the path has changed."""
         self._first_round, self._restarted, self._knocks = self._round, now, 1
         chosen = {self._sizes[0], self._sizes[-1]}
+        copies = [] if self._in_force is None else [self._in_force] * (MAX_PROBES - 1)
+        room = ROUND_BYTES - sum(copies)
+        if self._in_force is not None and sum(chosen) > room:
+            room = sum(chosen) + ROUND_BYTES // 2  # without rungs, who falls from a jumbo frame would fall to the floor
         for rung in (*self._likely, *self._rungs):
             at = bisect_right(self._sizes, rung) - 1
-            if at < 0 or sum(chosen | {self._sizes[at]}) > ROUND_BYTES:
+            if at < 0 or sum(chosen | {self._sizes[at]}) > room:
                 continue
             # Where padding leaves few sizes, a neighbour of one that is tried anyway can wait.
             if rung in self._likely or chosen.isdisjoint(self._sizes[max(0, at - 1) : at + 2]):
                 chosen.add(self._sizes[at])
         self._begin_round(chosen, now)
+        self._wave.waiting += [(now + (i + 1) * COPY_GAP, size) for i, size in enumerate(copies)]
 
     def _knock(self, now: float) -> None:
         """Nothing has been answered: try the smallest size again, with more patience each time."""

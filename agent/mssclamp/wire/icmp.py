@@ -19,6 +19,8 @@ ECHO_REPLY: Final = {4: 0, 6: 129}
 HEADER: Final = struct.Struct("!BBHHH")
 # type (1) | code (1) | checksum (2) | identifier (2) | sequence number (2)
 
+IDENTIFIER_OFFSET: Final = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Echo:
@@ -52,9 +54,21 @@ def parse_reply(received: bytes, version: IpVersion) -> Echo:
     if version == 4:
         headers = ip.parse_ipv4(received)
         message = received[headers.transport : headers.end]
+    return _parse(message, ECHO_REPLY[version])
+
+
+def parse_quote(quote: bytes, version: IpVersion) -> Echo:
+    """An echo request as an ICMP error quotes it, from its ICMP header on; the payload may be cut off anywhere.
+
+    Raises MalformedError for anything else.
+    """
+    return _parse(quote, ECHO_REQUEST[version])
+
+
+def _parse(message: bytes, kind: int) -> Echo:
     if len(message) < HEADER.size:
         raise MalformedError("ICMP: shorter than the header")
-    kind, code, _, identifier, sequence = HEADER.unpack_from(message)
-    if (kind, code) != (ECHO_REPLY[version], 0):
-        raise MalformedError("ICMP: no echo reply")
+    found, code, _, identifier, sequence = HEADER.unpack_from(message)
+    if (found, code) != (kind, 0):
+        raise MalformedError("ICMP: neither echo nor reply as expected")
     return Echo(identifier, sequence, message[HEADER.size :])

@@ -143,3 +143,24 @@ def default_overhead(kind: str | None, outer_version: IpVersion = 4) -> int | No
             return PPPOE_HEADERS
         case _:
             return None
+
+
+PROTOCOL_UDP: Final = 17
+
+
+def tunnel_protocol(kind: str | None) -> int | None:
+    """The IP protocol of a tunnel device's outer packets, by its kind (IFLA_INFO_KIND); None where that says nothing.
+
+    IPIP 4, IPv6 in IP 41 (also what `ip6tnl` carries most), GRE 47 (RFC 2784, section 2), the others UDP.
+    """
+    match kind:
+        case "wireguard" | "vxlan" | "geneve":
+            return PROTOCOL_UDP
+        case "gre" | "gretap" | "ip6gre" | "ip6gretap":
+            return 47
+        case "ipip":
+            return 4
+        case "sit" | "ip6tnl":
+            return 41
+        case _:
+            return None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 Network = IPv4Network | IPv6Network
 
@@ -30,6 +30,9 @@ _HEADER = struct.Struct("=BBBBBBBBI")
 
 _ATTRIBUTE = struct.Struct("=HH")
 # struct rtattr: length with this header, type; then the value, padded to 4 bytes
+
+_NEXT_HOP = struct.Struct("=HBBi")
+# struct rtnexthop: length with its attributes, flags, weight - 1, ifindex
 
 _TYPE_MASK = 0x3FFF
 """Without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
@@ -51,6 +54,7 @@ class Attribute(IntEnum):
     FLOW = 11
     CACHEINFO = 12
     TABLE = 15
+    MARK = 16
     VIA = 18
     PREF = 20
     ENCAP_TYPE = 21
@@ -75,6 +79,8 @@ class Flag(IntEnum):
     """The kernel tells it and does not want to hear it."""
     CLONED = 0x200
     """No route but the kernel's note about one destination."""
+    FIB_MATCH = 0x2000
+    """Asks a look-up for the route of the table, with every next hop, in place of what one packet would get."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,20 @@ class Route:
     def ifindex(self) -> int | None:
         """The output device, if there is exactly one."""
         return self._number(Attribute.OIF)
+
+    @property
+    def ifindexes(self) -> frozenset[int]:
+        """The output devices of all its next hops."""
+        found = {self.ifindex} if self.ifindex is not None else set()
+        hops = dict(self.attributes).get(Attribute.MULTIPATH, b"")
+        at = 0
+        while at + _NEXT_HOP.size <= len(hops):
+            length, _, _, ifindex = _NEXT_HOP.unpack_from(hops, at)
+            if length < _NEXT_HOP.size:
+                break
+            found.add(ifindex)
+            at += length + -length % 4
+        return frozenset(found)
 
     @property
     def table_id(self) -> int:
@@ -206,6 +226,15 @@ def request(family: int, *, ifindex: int | None = None, table: int | None = None
     asked = [(Attribute.OIF, ifindex), (Attribute.TABLE, table)]
     numbers = [(int(which), number.to_bytes(4, sys.byteorder)) for which, number in asked if number is not None]
     return _HEADER.pack(family, 0, 0, 0, 0, 0, 0, kind, 0) + _join(numbers)
+
+
+def lookup_request(address: IPv4Address | IPv6Address, mark: int) -> bytes:
+    """What asks for the route to an address that packets with this mark take."""
+    family = AF_INET if address.version == 4 else AF_INET6
+    asked = [(int(Attribute.DST), address.packed)]
+    if mark:
+        asked.append((int(Attribute.MARK), mark.to_bytes(4, sys.byteorder)))
+    return _HEADER.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, Flag.FIB_MATCH) + _join(asked)
 
 
 def _join(attributes: Iterable[tuple[int, bytes]]) -> bytes:

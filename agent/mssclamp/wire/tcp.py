@@ -9,6 +9,7 @@ from mssclamp.wire import MalformedError
 
 SYN: Final = 0x02
 RST: Final = 0x04
+ACK: Final = 0x10
 
 CHECKSUM_OFFSET: Final = 16
 

@@ -43,7 +43,7 @@ def parse_peers(answer: bytes, now: float) -> dict[bytes, WireGuardPeer]:
     if not answer.endswith(END):
         raise MalformedError("the answer has no end")
     told: dict[str, _Told] = {}
-    of = _Told()  # the device itself
+    of = device = _Told()
     for line in answer.decode("ascii", "replace").split("\n"):
         key, _, value = line.partition("=")
         if key == "public_key":
@@ -65,6 +65,8 @@ def parse_peers(answer: bytes, now: float) -> dict[bytes, WireGuardPeer]:
             _instant(peer.values, now),
             _number(peer.values, "rx_bytes"),
             _number(peer.values, "tx_bytes"),
+            _number(device.values, "fwmark") & 0xFFFFFFFF,
+            _number(device.values, "listen_port") & 0xFFFF,
         )
     return peers
 

@@ -57,6 +57,8 @@ class _Device(IntEnum):
     """WGDEVICE_A_*."""
 
     IFINDEX = 1
+    LISTEN_PORT = 6
+    FWMARK = 7
     PEERS = 8
 
 
@@ -120,13 +122,18 @@ class PeerListing:
 
     def __init__(self) -> None:
         self._listed: dict[bytes, _Listed] = {}
+        self._mark = self._port = 0
 
     def take(self, content: bytes) -> None:
         """One message's content. Raises MalformedError."""
         if len(content) < _GENERIC.size:
             raise MalformedError("no generic netlink header")
         for kind, value in _attributes(content[_GENERIC.size :]):
-            if kind == _Device.PEERS:
+            if kind == _Device.FWMARK:
+                self._mark = _number(value)
+            elif kind == _Device.LISTEN_PORT:
+                self._port = _number(value)
+            elif kind == _Device.PEERS:
                 for _, peer in _attributes(value):
                     self._take_peer(dict(_attributes(peer)))
 
@@ -134,7 +141,9 @@ class PeerListing:
     def peers(self) -> dict[bytes, WireGuardPeer]:
         """By public key."""
         return {
-            key: WireGuardPeer(key, of.endpoint, tuple(of.allowed), of.last_handshake, of.received, of.sent)
+            key: WireGuardPeer(
+                key, of.endpoint, tuple(of.allowed), of.last_handshake, of.received, of.sent, self._mark, self._port
+            )
             for key, of in self._listed.items()
         }
 

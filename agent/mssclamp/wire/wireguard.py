@@ -47,6 +47,10 @@ class WireGuardPeer:
     received: int = field(default=0, compare=False)
     """Bytes so far."""
     sent: int = field(default=0, compare=False)
+    mark: int = 0
+    """Of its outer packets: the device's fwmark, by which they may be routed."""
+    listen_port: int = 0
+    """From where they come: the device's."""
 
 
 _LAST_INSTANT = 253_402_300_799
