@@ -1,16 +1,22 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only
  *
  * clampd's tc programs: one per hook and kind of device. bcc rewrites map access only in this file, so the maps
- * and everything that touches them live here; what happens to a packet is in the headers.
+ * live here, with a function for each look-up; what happens to a packet is in the headers.
  *
  * Every program returns TC_ACT_UNSPEC: other filters on the hook run as if we were not there.
  */
 #define BPF_LICENSE Dual MIT/GPL
 
 #include "abi.h"
+#include "event.h"
+#include "outer.h"
 #include "packet.h"
 #include "tcp_mss.h"
 #include "too_big.h"
+#include "watch.h"
+
+/* Allocates per entry: the size is a bound. */
+#define BPF_SPARSE_HASH(name, key, leaf, size) BPF_F_TABLE("hash", key, leaf, name, size, BPF_F_NO_PREALLOC)
 
 BPF_ARRAY(clampd_meta, struct clampd_meta, 1);
 BPF_HASH(clampd_device, u32, struct clampd_device, CLAMPD_MAX_DEVICES);
@@ -25,294 +31,152 @@ BPF_ARRAY(clampd_sender, struct clampd_window, CLAMPD_SENDERS);
 BPF_ARRAY(clampd_rate, struct clampd_window, CLAMPD_MAX_PEERS);
 BPF_ARRAY(clampd_burst, struct clampd_burst, CLAMPD_MAX_PEERS);
 BPF_PERCPU_ARRAY(clampd_seen, u64, CLAMPD_SEEN);
-BPF_RINGBUF_OUTPUT(clampd_events, 16);
+BPF_RINGBUF_OUTPUT(clampd_events, 64);
+BPF_PERCPU_ARRAY(clampd_clock, struct clampd_clock, 1);
+BPF_ARRAY(clampd_told, struct clampd_window, EVENT_COUNT);
+BPF_ARRAY(clampd_stall, struct clampd_stall, CLAMPD_STALLS);
+BPF_ARRAY(clampd_acked, struct clampd_acked, CLAMPD_MAX_PEERS);
+BPF_HASH(clampd_prober, u64, u32, CLAMPD_PROBERS);
+BPF_ARRAY(clampd_near, u64, CLAMPD_NEAR / 64);
+BPF_SPARSE_HASH(clampd_endpoint, struct clampd_endpoint_key, struct clampd_endpoint, CLAMPD_ENDPOINTS);
+BPF_SPARSE_HASH(clampd_length, struct clampd_length_key, struct clampd_length, CLAMPD_LENGTHS);
 
-/* Both hooks hold off softirqs, and the counters are per CPU: a plain increment is exact. */
-static __always_inline void count(u32 reason)
+/* What the headers below know of the maps. */
+
+static __always_inline u64 *reason_counter(u32 reason)
 {
-	u64 *counter = clampd_reason.lookup(&reason);
-
-	if (counter)
-		(*counter)++;
+	return clampd_reason.lookup(&reason);
 }
 
-static __always_inline void count_for_peer(u32 index, int reason)
+static __always_inline u32 *find_peer4(struct clampd_prefix4 *key)
 {
-	struct clampd_counters *counters;
-
-	if (reason != REASON_CLAMPED && reason != REASON_WOULD_CLAMP)
-		return;
-	counters = clampd_count.lookup(&index);
-	if (!counters)
-		return;
-	if (reason == REASON_CLAMPED)
-		counters->clamped++;
-	else
-		counters->would_clamp++;
+	return clampd_pfx4.lookup(key);
 }
 
-static __always_inline bool enforcing(const struct clampd_peer *peer)
+static __always_inline u32 *find_peer6(struct clampd_prefix6 *key)
 {
-	u64 until = peer->enforce_until;
-
-	if (until == 0 || until == CLAMPD_FOREVER)
-		return until != 0;
-	return bpf_ktime_get_boot_ns() < until;
+	return clampd_pfx6.lookup(key);
 }
 
-/* What the peer at *index, if there is one, asks for. Returns what became of the SYN. */
-static __always_inline int clamp_for_peer(struct __sk_buff *skb, const struct segment *seg, const u32 *index,
-					  bool ipv6)
+static __always_inline struct clampd_peer *peer_at(u32 index)
 {
-	struct clampd_peer *peer;
-	u32 peer_index;
-	int reason;
-
-	if (!index)
-		return REASON_NO_PEER;
-	peer_index = *index;
-	peer = clampd_peer.lookup(&peer_index);
-	if (!peer)
-		return REASON_NO_PEER;
-	if (!(peer->flags & CLAMPD_PEER_CLAMP))
-		return REASON_CLAMP_OFF;
-	reason = lower_mss(skb, seg, ipv6 ? peer->mss6 : peer->mss4, enforcing(peer));
-	count_for_peer(peer_index, reason);
-	return reason;
+	return clampd_peer.lookup(&index);
 }
 
-static __always_inline int handle(struct __sk_buff *skb, u32 link, enum direction direction)
+static __always_inline struct clampd_counters *counters_of(u32 peer)
 {
-	struct segment seg = {};
-	int reason;
-
-	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
-		struct clampd_prefix4 key = {.prefixlen = 64, .ifindex = skb->ifindex};
-
-		reason = find_syn4(skb, link, direction, &seg, &key);
-		if (reason == REASON_CLAMPED)
-			reason = clamp_for_peer(skb, &seg, clampd_pfx4.lookup(&key), false);
-	} else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6)) {
-		struct clampd_prefix6 key = {.prefixlen = 160, .ifindex = skb->ifindex};
-
-		reason = find_syn6(skb, link, direction, &seg, &key);
-		if (reason == REASON_CLAMPED)
-			reason = clamp_for_peer(skb, &seg, clampd_pfx6.lookup(&key), true);
-	} else {
-		return TC_ACT_UNSPEC;
-	}
-	if (reason != NOT_OURS)
-		count(reason);
-	return TC_ACT_UNSPEC;
+	return clampd_count.lookup(&peer);
 }
 
-/* One more answer in this second? Two CPUs that ask at once may both get a yes: a limit, not an account. */
-static __always_inline bool within(struct clampd_window *window, u32 limit, u64 now)
+static __always_inline struct clampd_window *rate_of(u32 peer)
 {
-	if (now - window->began >= 1000000000ULL) {
-		window->began = now;
-		window->answers = 0;
-	}
-	if (window->answers >= limit)
-		return false;
-	window->answers++;
-	return true;
+	return clampd_rate.lookup(&peer);
 }
 
-static __always_inline u32 mix(u32 hash, u32 word)
+static __always_inline struct clampd_burst *burst_of(u32 peer)
 {
-	hash = (hash ^ word) * 0x9e3779b1;
-	return hash ^ hash >> 15;
+	return clampd_burst.lookup(&peer);
 }
 
-static __always_inline bool rate_allows(struct __sk_buff *skb, const struct clampd_config *config, u32 peer_index,
-					u32 sender, u64 now)
+static __always_inline struct clampd_config *the_config(void)
 {
-	u32 slot = bpf_get_hash_recalc(skb) % CLAMPD_FLOWS;
-	struct clampd_window *window;
-	u64 *last;
-
-	last = clampd_flow.lookup(&slot);
-	if (!last || (*last && now - *last < config->flow_gap))
-		return false;
-	/* The hash's upper bits: in these every bit of the address counts, the last ones of a network's hosts too. */
-	slot = (u64)sender * CLAMPD_SENDERS >> 32;
-	window = clampd_sender.lookup(&slot);
-	if (!window || !within(window, config->per_sender, now))
-		return false;
-	window = clampd_rate.lookup(&peer_index);
-	if (!window || !within(window, config->per_peer, now))
-		return false;
-	*last = now;
-	return true;
-}
-
-static __always_inline void tell(struct __sk_buff *skb, u32 peer_index, enum clampd_event_kind kind,
-				 const struct outgoing *out, u16 mtu, u64 now)
-{
-	struct clampd_burst *burst = clampd_burst.lookup(&peer_index);
-	struct clampd_event event = {
-		.peer = peer_index,
-		.ifindex = skb->ifindex,
-		.size = out->size,
-		.mtu = mtu,
-		.kind = kind,
-		.family = out->family,
-	};
-
-	if (!burst)
-		return;
-	if (now - burst->last[kind] >= 1000000000ULL)
-		clampd_events.ringbuf_output(&event, sizeof(event), 0);
-	burst->last[kind] = now;
-}
-
-/* An oversize packet to the peer: counted, told, and answered if it may be. Returns the verdict for it. */
-static __always_inline int oversize(struct __sk_buff *skb, u32 link, const struct outgoing *out, u32 peer_index,
-				    const struct clampd_peer *peer, u16 mtu, u32 sender)
-{
-	struct clampd_counters *counters = clampd_count.lookup(&peer_index);
-	struct clampd_order order = {
-		.ifindex = skb->ifindex,
-		.mtu = mtu,
-		.size = out->size,
-		.link = link,
-		.magic = CLAMPD_ORDER_MAGIC,
-		.ethertype = skb->protocol,
-	};
-	struct clampd_config *config;
-	u64 now = bpf_ktime_get_boot_ns();
-	u32 zero = 0;
-	int verdict;
-	bool sent;
-
-	config = clampd_config.lookup(&zero);
-	if (!counters || !config)
-		return TC_ACT_UNSPEC;
-	counters->oversize++;
-	if (out->size > counters->largest)
-		counters->largest = out->size;
-	if (out->df_clear) {
-		counters->oversize_df_clear++;
-		tell(skb, peer_index, EVENT_OVERSIZE_DF_CLEAR, out, mtu, now);
-		return TC_ACT_UNSPEC;
-	}
-	tell(skb, peer_index, EVENT_OVERSIZE, out, mtu, now);
-	if (!(peer->flags & CLAMPD_PEER_ANSWER))
-		return TC_ACT_UNSPEC;
-	if (!out->answerable || skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST ||
-	    is_icmp_error(skb, out)) {
-		counters->unanswerable++;
-		return TC_ACT_UNSPEC;
-	}
-	if (!rate_allows(skb, config, peer_index, sender, now)) {
-		counters->suppressed++;
-		tell(skb, peer_index, EVENT_SUPPRESSED, out, mtu, now);
-		return TC_ACT_UNSPEC;
-	}
-	if (!enforcing(peer)) {
-		counters->would_answer++;
-		return TC_ACT_UNSPEC;
-	}
-	if (!config->builder) {
-		counters->unanswerable++;
-		return TC_ACT_UNSPEC;
-	}
-	verdict = order_answer(skb, config->builder, &order, &sent);
-	if (sent)
-		counters->too_big_sent++;
-	else
-		counters->unanswerable++;
-	return verdict;
-}
-
-/* Towards a peer: is the packet larger than its MTU? Returns the verdict. */
-static __always_inline int check_size(struct __sk_buff *skb, u32 link)
-{
-	struct outgoing out = {};
-	struct clampd_peer *peer;
-	u32 *index, peer_index, sender;
-	u16 mtu;
-
-	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
-		struct clampd_prefix4 key = {.prefixlen = 64, .ifindex = skb->ifindex};
-
-		if (!look_at_outgoing4(skb, link, &out, &key))
-			return TC_ACT_UNSPEC;
-		index = clampd_pfx4.lookup(&key);
-	} else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6)) {
-		struct clampd_prefix6 key = {.prefixlen = 160, .ifindex = skb->ifindex};
-
-		if (!look_at_outgoing6(skb, link, &out, &key))
-			return TC_ACT_UNSPEC;
-		index = clampd_pfx6.lookup(&key);
-	} else {
-		return TC_ACT_UNSPEC;
-	}
-	if (!index)
-		return TC_ACT_UNSPEC;
-	peer_index = *index;
-	peer = clampd_peer.lookup(&peer_index);
-	if (!peer || !peer->mtu)
-		return TC_ACT_UNSPEC;
-	mtu = peer->mtu;
-	if (out.family == 6 && mtu < IPV6_MIN_MTU)
-		mtu = IPV6_MIN_MTU; /* smaller values would be ignored (RFC 8201 section 4): the tunnel must fragment */
-	out.size = size_on_wire(skb, link, &out);
-	if (out.size <= mtu)
-		return TC_ACT_UNSPEC;
-	sender = 0;
-	if (out.family == 4) {
-		bpf_skb_load_bytes(skb, link + 12, &sender, 4);
-		sender = mix(0, sender);
-	} else {
-		u32 words[4] = {};
-
-		bpf_skb_load_bytes(skb, link + 8, words, 16);
-		sender = mix(mix(mix(mix(0, words[0]), words[1]), words[2]), words[3]);
-	}
-	return oversize(skb, link, &out, peer_index, peer, mtu, sender);
-}
-
-static __always_inline bool may_be_oversize(struct __sk_buff *skb, u32 link)
-{
-	struct clampd_config *config;
 	u32 zero = 0;
 
-	if (skb->len <= link + SMALLEST_ANSWERED)
-		return false;
-	config = clampd_config.lookup(&zero);
-	return config && skb->len > link + config->small_packet;
+	return clampd_config.lookup(&zero);
 }
 
-static __always_inline void note_seen(struct __sk_buff *skb, enum direction direction)
+static __always_inline u64 *flow_at(u32 slot)
 {
-	u32 slot = (skb->ifindex * 2 + direction) % CLAMPD_SEEN;
-	u64 *seen = clampd_seen.lookup(&slot);
-
-	if (seen)
-		(*seen)++;
+	return clampd_flow.lookup(&slot);
 }
 
-static __always_inline int handle_ingress(struct __sk_buff *skb, u32 link)
+static __always_inline struct clampd_window *sender_at(u32 slot)
 {
-	note_seen(skb, INGRESS);
-	return handle(skb, link, INGRESS);
+	return clampd_sender.lookup(&slot);
 }
 
-/* Sizes first: the verifier follows the few ends of that into the many paths of the other, not the reverse. */
-static __always_inline int handle_egress(struct __sk_buff *skb, u32 link)
+static __always_inline struct clampd_stall *stall_at(u32 place)
 {
-	int verdict;
+	return clampd_stall.lookup(&place);
+}
 
-	note_seen(skb, EGRESS);
-	if (may_be_oversize(skb, link)) {
-		verdict = check_size(skb, link);
-		if (verdict != TC_ACT_UNSPEC)
-			return verdict;
+static __always_inline struct clampd_acked *acked_of(u32 peer)
+{
+	return clampd_acked.lookup(&peer);
+}
+
+static __always_inline u64 *seen_at(u32 slot)
+{
+	return clampd_seen.lookup(&slot);
+}
+
+static __always_inline bool is_prober(u64 cookie)
+{
+	return clampd_prober.lookup(&cookie);
+}
+
+static __always_inline u64 near_bits_at(u32 slot)
+{
+	u64 *bits = clampd_near.lookup(&slot);
+
+	return bits ? *bits : 0;
+}
+
+static __always_inline struct clampd_endpoint *endpoint_of(struct clampd_endpoint_key *key)
+{
+	return clampd_endpoint.lookup(key);
+}
+
+static __always_inline struct clampd_length *length_of(struct clampd_length_key *key)
+{
+	return clampd_length.lookup(key);
+}
+
+/* The time in boot-time ns, at most a jiffy old. */
+static __always_inline u64 coarse_now(void)
+{
+	u64 jiffies = bpf_jiffies64();
+	struct clampd_clock *clock;
+	u32 zero = 0;
+
+	clock = clampd_clock.lookup(&zero);
+	if (!clock)
+		return 0;
+	if (clock->jiffies != jiffies) {
+		clock->jiffies = jiffies;
+		clock->now = bpf_ktime_get_boot_ns();
 	}
-	return handle(skb, link, EGRESS);
+	return clock->now;
 }
+
+/* Whether the agent is there to hear, and to put back what is only for a moment. */
+static __always_inline bool is_attended(void)
+{
+	struct clampd_config *config = the_config();
+
+	return config && coarse_now() < config->attended_until;
+}
+
+/* Whether all peers together may tell one more of this kind in this second. */
+static __always_inline bool may_tell(u32 kind, u64 now)
+{
+	struct clampd_window *window = clampd_told.lookup(&kind);
+
+	return window && within(window, CLAMPD_TOLD_RATE, now);
+}
+
+static __always_inline void tell(struct __sk_buff *skb, u32 link, const struct news *news)
+{
+	struct clampd_event *event = clampd_events.ringbuf_reserve(sizeof(struct clampd_event));
+
+	if (!event)
+		return; /* the reader is behind: it learns enough from what is there */
+	write_event(event, skb, link, news);
+	clampd_events.ringbuf_submit(event, 0);
+}
+
+#include "managed.h"
+#include "underlay.h"
 
 int clampd_l2_in(struct __sk_buff *skb)
 {
@@ -332,6 +196,27 @@ int clampd_l3_in(struct __sk_buff *skb)
 int clampd_l3_eg(struct __sk_buff *skb)
 {
 	return handle_egress(skb, NO_LINK_HEADER);
+}
+
+/* On the underlay's devices. */
+int clampd_u2_in(struct __sk_buff *skb)
+{
+	return underlay_ingress(skb, ETHERNET_HEADER);
+}
+
+int clampd_u2_eg(struct __sk_buff *skb)
+{
+	return underlay_egress(skb, ETHERNET_HEADER);
+}
+
+int clampd_u3_in(struct __sk_buff *skb)
+{
+	return underlay_ingress(skb, NO_LINK_HEADER);
+}
+
+int clampd_u3_eg(struct __sk_buff *skb)
+{
+	return underlay_egress(skb, NO_LINK_HEADER);
 }
 
 /* At the private pair's other end. */

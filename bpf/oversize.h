@@ -7,10 +7,6 @@
 
 #include "packet.h"
 
-/* No MTU is smaller (RFC 791 section 3.2), so up to here nobody looks at sizes at all. Up to small_packet of the
- * configuration it ends with one look there. */
-#define SMALLEST_ANSWERED 576
-
 #define PROTOCOL_ICMP 1
 #define PROTOCOL_UDP 17
 #define PROTOCOL_ICMPV6 58
@@ -38,6 +34,7 @@ struct outgoing {
 	__u8 family;           /* 4 or 6 */
 	__u8 shed;             /* bytes of headers that the segments of a super-packet will not have */
 	bool df_clear;         /* IPv4 that may be fragmented */
+	bool has_transport;    /* no later fragment, no headers that we cannot follow */
 	bool answerable;
 };
 
@@ -110,7 +107,8 @@ static __always_inline bool look_at_outgoing4(struct __sk_buff *skb, __u32 link,
 	out->protocol = ip[9];
 	out->family = 4;
 	out->df_clear = !(fragment & 0x4000);
-	out->answerable = !(fragment & 0x1fff) && !is_no_sender4(ip + 12) && !is_group_address4(ip + 16);
+	out->has_transport = !(fragment & 0x1fff);
+	out->answerable = out->has_transport && !is_no_sender4(ip + 12) && !is_group_address4(ip + 16);
 	copy_words(key->address, ip + 16, 1);
 	return true;
 }
@@ -118,6 +116,7 @@ static __always_inline bool look_at_outgoing4(struct __sk_buff *skb, __u32 link,
 static __always_inline bool look_at_outgoing6(struct __sk_buff *skb, __u32 link, struct outgoing *out,
 					      struct clampd_prefix6 *key)
 {
+	bool fragment;
 	__u8 *ip;
 
 	if (!head_is_readable(skb, link + IPV6_HEADER))
@@ -129,6 +128,7 @@ static __always_inline bool look_at_outgoing6(struct __sk_buff *skb, __u32 link,
 	out->protocol = ip[6];
 	out->family = 6;
 	out->df_clear = false;
+	out->has_transport = true;
 	out->answerable = !is_no_sender6(ip + 8) && ip[24] != 0xff;
 	copy_words(key->address, ip + 24, 4);
 	if (out->protocol == PROTOCOL_TCP || out->protocol == PROTOCOL_UDP || out->protocol == PROTOCOL_ICMPV6)
@@ -137,8 +137,9 @@ static __always_inline bool look_at_outgoing6(struct __sk_buff *skb, __u32 link,
 	if (skb->gso_size && out->protocol == HEADER_HOP_BY_HOP && !be16_at(ip + 4))
 		out->shed = JUMBO_HEADER;
 	/* A later fragment, a chain that we cannot follow or cannot quote: its size still counts, but nobody is told. */
-	if (skip_extension_headers(skb, &out->transport, &out->protocol) ||
-	    out->transport > link + QUOTE - QUOTED_TRANSPORT)
+	if (skip_extension_headers(skb, &out->transport, &out->protocol, &fragment))
+		out->has_transport = false;
+	if (!out->has_transport || out->transport > link + QUOTE - QUOTED_TRANSPORT)
 		out->answerable = false;
 	return out->transport <= 0xffff;
 }

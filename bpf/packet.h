@@ -73,6 +73,20 @@ static __always_inline void copy_words(__u8 *to, const __u8 *from, int words)
 		((__u32 *)to)[i] = ((const __u32 *)from)[i];
 }
 
+/* In place where that can be, which is the rule and saves the helper's time. Returns false if the packet ends before. */
+static __always_inline bool load_words(struct __sk_buff *skb, __u32 at, __u32 *to, int words)
+{
+	__u8 *from;
+
+	if (at > 0x7fff)
+		return false; /* for the verifier */
+	from = packet(skb) + at;
+	if ((void *)(from + words * 4) > packet_end(skb))
+		return !bpf_skb_load_bytes(skb, at, to, words * 4);
+	copy_words((__u8 *)to, from, words);
+	return true;
+}
+
 /* Makes the first `need` bytes readable in place. Some drivers leave even headers outside the linear part;
  * pulling them in does not change the packet. */
 static __always_inline bool head_is_readable(struct __sk_buff *skb, __u32 need)
@@ -133,7 +147,7 @@ static __always_inline int find_syn4(struct __sk_buff *skb, __u32 link, enum dir
 
 /* The chain of extension headers; rare, so by helper. *next is the first header's type on entry, the upper
  * layer's on success. Returns 0, or a reason to leave the packet alone. */
-static __always_inline int skip_extension_headers(struct __sk_buff *skb, __u32 *at, __u8 *next)
+static __always_inline int skip_extension_headers(struct __sk_buff *skb, __u32 *at, __u8 *next, bool *fragment)
 {
 	__u8 header[8];
 
@@ -147,6 +161,8 @@ static __always_inline int skip_extension_headers(struct __sk_buff *skb, __u32 *
 		if (bpf_skb_load_bytes(skb, *at, header, sizeof(header)))
 			return REASON_BAD_IP;
 		if (*next == HEADER_FRAGMENT) {
+			if (be16_at(header + 2) & 0xfff9) /* an offset, or more to come */
+				*fragment = true;
 			if (be16_at(header + 2) & 0xfff8)
 				return REASON_LATER_FRAGMENT;
 			*at += 8;
@@ -163,6 +179,7 @@ static __always_inline int find_syn6(struct __sk_buff *skb, __u32 link, enum dir
 				     struct segment *seg, struct clampd_prefix6 *key)
 {
 	__u8 *ip, next;
+	bool fragment;
 	int found;
 
 	if (!head_is_readable(skb, link + IPV6_HEADER))
@@ -175,7 +192,7 @@ static __always_inline int find_syn6(struct __sk_buff *skb, __u32 link, enum dir
 	next = ip[6];
 	seg->tcp = link + IPV6_HEADER;
 	if (next != PROTOCOL_TCP) {
-		found = skip_extension_headers(skb, &seg->tcp, &next);
+		found = skip_extension_headers(skb, &seg->tcp, &next, &fragment);
 		if (found)
 			return found;
 		if (next != PROTOCOL_TCP)

@@ -31,6 +31,25 @@ static __always_inline __u16 fold(__u32 sum)
 	return ~sum;
 }
 
+static __always_inline __u32 mix(__u32 hash, __u32 word)
+{
+	hash = (hash ^ word) * 0x9e3779b1;
+	return hash ^ hash >> 15;
+}
+
+/* 0 where the packet cannot be read again, which cannot be. */
+static __always_inline __u32 hash_of_sender(struct __sk_buff *skb, __u32 link, const struct outgoing *out)
+{
+	__u32 words[4] = {};
+
+	if (out->family == 4) {
+		bpf_skb_load_bytes(skb, link + 12, words, 4);
+		return mix(0, words[0]);
+	}
+	bpf_skb_load_bytes(skb, link + 8, words, 16);
+	return mix(mix(mix(mix(0, words[0]), words[1]), words[2]), words[3]);
+}
+
 /* Step one. Returns the verdict for the packet; *sent says whether the answer is on its way. On failure before the first
  * change the packet goes on as it came. */
 static __always_inline int order_answer(struct __sk_buff *skb, __u32 builder, struct clampd_order *order,

@@ -55,12 +55,18 @@ class AnsweringKernel:
         self.instance.close()
 
     def configure(
-        self, *, builder: int = BUILDER, per_sender: int = NO_LIMIT, per_peer: int = NO_LIMIT, flow_gap: int = 0
+        self,
+        *,
+        builder: int = BUILDER,
+        per_sender: int = NO_LIMIT,
+        per_peer: int = NO_LIMIT,
+        flow_gap: int = 0,
+        large_gap: int = 0,
     ) -> None:
-        """Sets what holds for all peers (`flow_gap`: ns) and forgets who was answered when."""
-        smallest = min(peer.towards.mtu for peer in PEERS)
-        self.instance.put_config(abi.Config(builder, per_sender, per_peer, smallest, flow_gap))
-        for name in ("clampd_flow", "clampd_sender", "clampd_rate", "clampd_burst"):
+        """Sets what holds for all peers (gaps: ns) and forgets who was answered, and what was told, when."""
+        smallest = min(abi.large_limit(peer.towards.mtu) for peer in PEERS)
+        self.instance.put_config(abi.Config(builder, per_sender, per_peer, smallest, flow_gap, large_gap))
+        for name in ("clampd_flow", "clampd_sender", "clampd_rate", "clampd_burst", "clampd_told"):
             held = self.instance.maps[name]
             for key in list(held):
                 held.put(key, bytes(held.value_size))

@@ -20,6 +20,7 @@ from bpf.packets import ETHERNET
 from bpf.tun import NEEDS_CHECKSUM, VNET, Tun, redirect
 from lab.bpf import TcProgram
 from lab.namespace import Namespace
+from mssclamp.datapath import pair
 from mssclamp.datapath.attach import Tc
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
@@ -32,13 +33,27 @@ class AnsweringDevice:
     """A device of one kind: what is sent through it, and what comes of that."""
 
     def __init__(
-        self, kernel: AnsweringKernel, inner: Tun, outer: Tun, packets: socket.socket, *, link_header: bool
+        self,
+        kernel: AnsweringKernel,
+        index: int,
+        inner: Tun,
+        outer: Tun,
+        packets: socket.socket,
+        orders: socket.socket,
+        *,
+        link_header: bool,
     ) -> None:
         self.kernel = kernel
+        self.index = index
         self.link_header = link_header
         self._inner = inner
         self._outer = outer
         self._packets = packets
+        self._orders = orders
+
+    def order(self, frame: bytes) -> None:
+        """Puts an order into the pair, as the agent does: through a packet socket."""
+        self._orders.sendto(frame, (pair.ORDERS, 0))
 
     def send(
         self, packet: Outgoing, ethertype: int, *, gso_type: int = 0, checksum: tuple[int, int] | None = None
@@ -73,6 +88,7 @@ def answering_device(*, link_header: bool) -> Iterator[AnsweringDevice]:
         namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
         packets = stack.enter_context(namespace.socket(socket.AF_PACKET, socket.SOCK_RAW))
         packets.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        own_orders = stack.enter_context(namespace.socket(socket.AF_PACKET, socket.SOCK_RAW))
         with namespace.entered():
             inner, outer = (Tun(name, link_header=link_header) for name in ("in", "out"))
             stack.callback(inner.close)
@@ -87,4 +103,5 @@ def answering_device(*, link_header: bool) -> Iterator[AnsweringDevice]:
         tc.attach(builder, kernel.instance)
         tc.attach(links["in"], kernel.instance)
         stack.enter_context(TcProgram(namespace, "in", "ingress", redirect(links["out"].index), priority=60))
-        yield AnsweringDevice(kernel, inner, outer, packets, link_header=link_header)
+        index = links["in"].index
+        yield AnsweringDevice(kernel, index, inner, outer, packets, own_orders, link_header=link_header)

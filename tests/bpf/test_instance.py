@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mssclamp.datapath import abi, loader, sources
 from mssclamp.datapath.bpf import Program, possible_cpus
-from mssclamp.datapath.instance import Instance
+from mssclamp.datapath.instance import Instance, _items
 from support import require_bpf
 
 pytestmark = pytest.mark.bpf
@@ -154,6 +154,87 @@ def test_notes_about_devices(instance: Instance) -> None:
     instance.forget_device(7)
     instance.forget_device(7)
     assert instance.noted_devices() == [8]
+
+
+# -- the prober, and the underlay
+
+
+def test_probers_are_known_by_their_cookie(instance: Instance) -> None:
+    probers = instance.maps["clampd_prober"]
+    for cookie in (1, 2**64 - 1):
+        instance.allow_prober(cookie)
+        instance.allow_prober(cookie)
+        assert struct.pack("=Q", cookie) in list(probers)
+        instance.forget_prober(cookie)
+        instance.forget_prober(cookie)
+    assert list(probers) == []
+
+
+KEY4 = abi.endpoint_key(ip_address("198.51.100.7"), 51820, 17)
+KEY6 = abi.endpoint_key(ip_address("2001:db8::7"), 0, 47)
+
+
+def test_keys_of_endpoints() -> None:
+    assert bytes(KEY4) == bytes([198, 51, 100, 7]) + bytes(12) + b"\xca\x6c" + bytes([17, 4])
+    assert bytes(KEY6) == ip_address("2001:db8::7").packed + bytes([0, 0, 47, 6])
+    assert [str(KEY4.ip), str(KEY6.ip)] == ["198.51.100.7", "2001:db8::7"]
+    again = abi.endpoint_key(ip_address("198.51.100.7"), 51820, 17)
+    assert again == KEY4
+    assert hash(again) == hash(KEY4)
+    assert KEY4 not in (KEY6, abi.endpoint_key(ip_address("198.51.100.7"), 51821, 17), bytes(KEY4))
+    assert repr(KEY4) == "EndpointKey(198.51.100.7, port 51820, protocol 17)"
+
+
+def test_endpoints_come_back(instance: Instance) -> None:
+    instance.put_endpoint(KEY4, abi.Endpoint(1, abi.ENDPOINT_TAKE_ICMP, (0xCA, 0x6C)))
+    instance.put_endpoint(KEY6, abi.Endpoint(2))
+    held = instance.endpoints()
+    assert set(held) == {KEY4, KEY6}
+    assert (held[KEY4].peer, held[KEY4].flags, bytes(held[KEY4].source)) == (1, abi.ENDPOINT_TAKE_ICMP, b"\xca\x6c")
+    instance.delete_endpoint(KEY4)
+    instance.delete_endpoint(KEY4)
+    assert set(instance.endpoints()) == {KEY6}
+    instance.delete_endpoint(KEY6)
+
+
+def test_what_the_programs_noted_stays(instance: Instance) -> None:
+    """When the agent writes other flags, and when a new instance takes over what an old one held."""
+    instance.put_endpoint(KEY4, abi.Endpoint(1, 0, (0, 0), 0x1234, 5, 2**40, 77))
+    instance.put_endpoint(KEY4, abi.Endpoint(3, abi.ENDPOINT_PROBING, (1, 2)))
+    held = instance.endpoints()[KEY4]
+    assert (held.peer, held.flags, bytes(held.source)) == (3, abi.ENDPOINT_PROBING, b"\1\2")
+    assert (held.receiver, held.fragments, held.counter, held.told) == (0x1234, 5, 2**40, 77)
+    assert instance.fragments(KEY4) == 5
+    assert instance.fragments(KEY6) == 0
+    instance.delete_endpoint(KEY4)
+
+
+def test_near_bits(instance: Instance) -> None:
+    def bits() -> set[int]:
+        words = [int.from_bytes(value, "little") for _, value in _items(instance.maps["clampd_near"])]
+        return {64 * place + bit for place, word in enumerate(words) for bit in range(64) if word >> bit & 1}
+
+    for wanted in ({0, 1, 63, 64, 65535}, {2}, set(range(65536)), set()):
+        instance.set_near(wanted)
+        assert bits() == wanted
+
+
+def test_lengths_under_probe(instance: Instance) -> None:
+    instance.open_length(KEY4, 1400)
+    assert list(instance.maps["clampd_length"]) == [bytes(KEY4) + struct.pack("=HH", 1400, 0)]
+    instance.maps["clampd_length"].put(bytes(abi.LengthKey(KEY4, 1400, 0)), bytes(abi.Length(3, 0)))
+    assert [instance.left_whole(KEY4, 1400), instance.left_whole(KEY4, 1401), instance.left_whole(KEY6, 1400)] == [
+        3,
+        0,
+        0,
+    ]
+    instance.close_length(KEY4, 1400)
+    assert list(instance.maps["clampd_length"]) == []
+
+
+@pytest.mark.parametrize(("mtu", "limit"), [(576, 504), (1280, 1120), (1371, 1200), (1372, 1200), (9000, 1200)])
+def test_large_limit(mtu: int, limit: int) -> None:
+    assert abi.large_limit(mtu) == limit
 
 
 # -- finding

@@ -109,6 +109,38 @@ def test_a_packet_that_the_hardware_was_to_finish(
         assert 0 < sizes[2] < 1340
 
 
+@pytest.mark.parametrize("head", [96, 256])
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_order_of_the_agent(device: AnsweringDevice, version: int, head: int) -> None:
+    """One about a packet long gone, of which the first bytes are left: for a flow that waits to send it again."""
+    case = Case("TCP", version, Outcome.ANSWERED, 1341, protocol=TCP, header=TCP_TIMESTAMPS)
+    packet = case.packet(link_header=device.link_header, test_run=False)
+    judgement = too_big.Judgement(Outcome.ANSWERED, 1341, 1300)
+    link = ETHERNET if device.link_header else 0
+    order = too_big.order(packet.data[:head], _ethertype(case), device.link_header, device.index, judgement)
+    order = order.ljust(too_big.ORDER.size + link + too_big.QUOTE, b"\0")
+    device.order(order)
+    answer = device.answer()
+    assert answer == too_big.answer(order)
+    shown = packet._replace(data=packet.data[:head].ljust(link + too_big.QUOTE, b"\0"))
+    check_answer(shown, 1341, 1300, answer)
+
+
+def test_what_is_no_order_makes_no_answer(device: AnsweringDevice) -> None:
+    case = Case("TCP", 4, Outcome.ANSWERED, 1341, protocol=TCP, header=TCP_TIMESTAMPS)
+    packet = case.packet(link_header=device.link_header, test_run=False)
+    judgement = too_big.Judgement(Outcome.ANSWERED, 1341, 1300)
+    order = too_big.order(packet.data, IPV4, device.link_header, device.index, judgement)
+    for frame in (
+        order[:-1],
+        order[:8] + b"\1\0" + order[10:],
+        order[:10] + b"\0\0" + order[12:],
+    ):
+        device.order(frame)
+    device.order(order)
+    assert device.answer() == too_big.answer(order)  # the first that comes is the last one's
+
+
 def _with_udp_length(packet: Outgoing, headers: int) -> Outgoing:
     at = headers + (ETHERNET if packet.link_header else 0) + 4
     length = len(packet.data) - at + 4

@@ -13,9 +13,8 @@ from bpf.answering import REDIRECT, AnsweringKernel
 from bpf.kernel import UNSPEC
 from bpf.outgoing import INDEX, Outgoing, address_of
 from bpf.packets import DONT_FRAGMENT, IPV4, IPV6, NEAR, TEST_RUN_IFINDEX, UDP, ethernet, ipv4, ipv6
-from mssclamp.datapath import abi
+from bpf.records import Records
 from mssclamp.datapath.abi import EventKind
-from mssclamp.datapath.ring import RingReader
 from support import require_bpf
 
 pytestmark = pytest.mark.bpf
@@ -145,64 +144,49 @@ def test_what_may_not_be_answered_costs_no_share(limited: AnsweringKernel) -> No
 # Events.
 
 
-class Events:
-    """What comes out of the ring buffer."""
+Told = tuple[EventKind, str, int, int, int]
 
-    def __init__(self, kernel: AnsweringKernel) -> None:
-        self._records: list[abi.Event] = []
-        self._reader = RingReader(
-            kernel.instance.maps["clampd_events"], lambda raw: self._records.append(abi.Event.from_buffer_copy(raw))
-        )
-        self.settled()
 
-    def close(self) -> None:
-        """Ends the reader's thread."""
-        self._reader.close()
-
-    def settled(self) -> list[tuple[EventKind, str, int, int, int]]:
-        """(kind, peer, size, MTU, family) of all since the last time, once no more come."""
-        seen = -1
-        while seen != len(self._records):
-            seen = len(self._records)
-            time.sleep(0.1)
-        records, self._records[:] = list(self._records), []
-        assert all(record.ifindex == TEST_RUN_IFINDEX for record in records)
-        names = {index: name for name, index in INDEX.items()}
-        return [(EventKind(r.kind), names[r.peer], r.size, r.mtu, r.family) for r in records]
+def _told(records: Records) -> list[Told]:
+    """(kind, peer, size, MTU, family) of what is about oversize packets (test_watch.py has the others)."""
+    names = {index: name for name, index in INDEX.items()}
+    events = records.settled(EventKind.OVERSIZE, EventKind.OVERSIZE_DF_CLEAR, EventKind.SUPPRESSED)
+    assert all(event.ifindex == TEST_RUN_IFINDEX for event in events)
+    return [(EventKind(e.kind), names[e.peer], e.size, e.mtu, e.family) for e in events]
 
 
 @pytest.fixture
-def events(limited: AnsweringKernel) -> Iterator[Events]:
-    events = Events(limited)
+def events(limited: AnsweringKernel) -> Iterator[Records]:
+    events = Records(limited.instance)
     yield events
     events.close()
 
 
-def test_the_first_of_a_burst_is_told(limited: AnsweringKernel, events: Events) -> None:
+def test_the_first_of_a_burst_is_told(limited: AnsweringKernel, events: Records) -> None:
     for size in (1350, 1341, 1360):
         limited.run(_packet(size=size))
     limited.run(_packet(version=6))
     limited.run(_packet(size=1340))
-    assert events.settled() == [(EventKind.OVERSIZE, PEER, 1350, 1340, 4)]
+    assert _told(events) == [(EventKind.OVERSIZE, PEER, 1350, 1340, 4)]
     # A burst lasts until there has been none for a second: a packet inside it keeps it going.
     began = time.monotonic()
     while time.monotonic() - began < 1.3:
         limited.run(_packet())
         time.sleep(0.1)
-    assert events.settled() == []
+    assert _told(events) == []
     time.sleep(1.01)
     limited.run(_packet(version=6, size=1342))
-    assert events.settled() == [(EventKind.OVERSIZE, PEER, 1342, 1340, 6)]
+    assert _told(events) == [(EventKind.OVERSIZE, PEER, 1342, 1340, 6)]
 
 
-def test_each_kind_and_peer_has_its_bursts(limited: AnsweringKernel, events: Events) -> None:
+def test_each_kind_and_peer_has_its_bursts(limited: AnsweringKernel, events: Records) -> None:
     limited.configure(per_peer=1)
     for _ in range(3):
         limited.run(_packet(df=False))
         limited.run(_packet())
         limited.run(_packet(peer="unproven 1340"))
         limited.run(_packet(peer="observed 576", version=6))
-    assert Counter(events.settled()) == Counter(
+    assert Counter(_told(events)) == Counter(
         [
             (EventKind.OVERSIZE_DF_CLEAR, PEER, 1341, 1340, 4),
             (EventKind.OVERSIZE, PEER, 1341, 1340, 4),
@@ -214,6 +198,6 @@ def test_each_kind_and_peer_has_its_bursts(limited: AnsweringKernel, events: Eve
     )
 
 
-def test_a_super_packet_is_told_by_its_segments(limited: AnsweringKernel, events: Events) -> None:
+def test_a_super_packet_is_told_by_its_segments(limited: AnsweringKernel, events: Records) -> None:
     limited.run(_packet(size=3600)._replace(gso_size=1400, gso_segs=3))
-    assert events.settled() == [(EventKind.OVERSIZE, PEER, 1428, 1340, 4)]
+    assert _told(events) == [(EventKind.OVERSIZE, PEER, 1428, 1340, 4)]

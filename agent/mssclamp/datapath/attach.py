@@ -1,13 +1,15 @@
 """Filters on devices: the only place that talks tc.
 
-clampd's filters are the ones at PRIORITY, with HANDLE, whose program bears one of our names. Everything else is
+clampd's filters are the ones at its priorities, with HANDLE, whose program bears one of our names. Everything else is
 foreign and never touched; nor is a clsact qdisc that we did not create.
+
+A device may play two roles: it is managed, or it carries outer packets (the underlay), or both.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -22,10 +24,13 @@ from mssclamp.datapath.instance import Instance
 from mssclamp.datapath.links import Link, list_links
 from mssclamp.errors import DatapathError, NotFoundError
 
+Hook = Literal["ingress", "egress"]
+Role = Literal["managed", "underlay"]
+
 PRIORITY = 49
 HANDLE = 1
 
-Hook = Literal["ingress", "egress"]
+PRIORITIES: dict[Role, int] = {"managed": PRIORITY, "underlay": PRIORITY + 1}
 
 HOOKS: tuple[Hook, ...] = ("ingress", "egress")
 
@@ -52,6 +57,10 @@ class Filter:
     name: str
     program_id: int | None
     ours: bool
+
+    def plays(self, role: Role) -> bool:
+        """Whether it sits where our programs for the role do."""
+        return self.priority == PRIORITIES[role]
 
 
 class Tc:
@@ -104,24 +113,24 @@ class Tc:
             qdisc.get_attr("TCA_KIND") in ("clsact", "ingress") for qdisc in self._netlink.get_qdiscs(index=ifindex)
         )
 
-    def is_attached(self, link: Link, instance: Instance) -> bool:
-        """Whether both hooks of the device run this instance's programs."""
+    def is_attached(self, link: Link, instance: Instance, role: Role = "managed") -> bool:
+        """Whether both hooks of the device run this instance's programs for the role."""
         running = {(f.hook, f.program_id) for f in self.filters(link.index) if f.ours}
+        wanted = programs_for(link, role)
         return all(
-            (hook, instance.programs[name].id) in running
-            for hook, name in programs_for(link).items()
-            if name in instance.programs
-        ) and all(name in instance.programs for name in programs_for(link).values())
+            name in instance.programs and (hook, instance.programs[name].id) in running for hook, name in wanted.items()
+        )
 
-    def attach(self, link: Link, instance: Instance) -> None:
-        """Puts the instance's programs on both hooks, atomically in place of an older instance's.
+    def attach(self, link: Link, instance: Instance, role: Role = "managed") -> None:
+        """Puts the instance's programs for the role on both hooks, atomically in place of an older instance's.
 
         Raises DatapathError where something foreign sits in our place or the kernel refuses.
         """
+        priority = PRIORITIES[role]
         for other in self.filters(link.index):
-            if other.priority == PRIORITY and not other.ours:
+            if other.priority == priority and not other.ours:
                 raise DatapathError(
-                    f"{link.name} {other.hook}: priority {PRIORITY} is taken by a foreign {other.kind} filter "
+                    f"{link.name} {other.hook}: priority {priority} is taken by a foreign {other.kind} filter "
                     f"{other.name!r}".replace(" ''", ""),
                     fix="move that filter to another priority",
                 )
@@ -137,14 +146,14 @@ class Tc:
                     instance.note_qdisc(link.index, ours=False)
             elif link.index not in instance.noted_devices():
                 instance.note_qdisc(link.index, ours=False)
-            for hook, name in programs_for(link).items():
+            for hook, name in programs_for(link, role).items():
                 self._netlink.tc(
                     "replace-filter",
                     "bpf",
                     link.index,
                     handle=HANDLE,
                     parent=_PARENTS[hook],
-                    prio=PRIORITY,
+                    prio=priority,
                     fd=instance.programs[name].fd,
                     name=name,
                     direct_action=True,
@@ -152,16 +161,20 @@ class Tc:
         except NetlinkError as error:
             raise DatapathError(f"{link.name}: the kernel refuses our filters: {error}") from error
 
-    def detach(self, link: Link, notes: Iterable[Instance]) -> list[str]:
-        """Takes our filters off the device, and the qdisc if we made it and nobody else uses it.
+    def detach(
+        self, link: Link, notes: Iterable[Instance], roles: Collection[Role] = ("managed", "underlay")
+    ) -> list[str]:
+        """Takes our filters for these roles off the device, and the qdisc if we made it and nobody else uses it.
 
         Returns what was removed, for people; empty where nothing of ours was there.
         """
+        priorities = {PRIORITIES[role] for role in roles}
         removed: list[str] = []
         filters = self.filters(link.index)
         qdisc_is_ours = any(instance.qdisc_is_ours(link.index) for instance in notes)
         try:
-            for mine in (f for f in filters if f.ours):
+            mine_to_go = [f for f in filters if f.ours and f.priority in priorities]
+            for mine in mine_to_go:
                 self._netlink.tc(
                     "del-filter",
                     "bpf",
@@ -171,7 +184,7 @@ class Tc:
                     prio=mine.priority,
                 )
                 removed.append(f"{link.name}: filter {mine.name} on {mine.hook}")
-            if removed and qdisc_is_ours and not any(not f.ours for f in filters):
+            if removed and qdisc_is_ours and len(mine_to_go) == len(filters):
                 self._netlink.tc("del", "clsact", link.index)
                 removed.append(f"{link.name}: qdisc clsact")
         except NetlinkError as error:
@@ -186,8 +199,13 @@ class Tc:
         return links[pair.ORDERS], links[pair.BUILDER]
 
     def serves_anyone(self) -> bool:
-        """Whether any device but the private pair carries our filters."""
-        return any(f.ours for link in self.links() if not pair.is_ours(link.name) for f in self.filters(link.index))
+        """Whether any device is managed by our filters; the private pair and the underlay's are there for those."""
+        return any(
+            f.ours and f.plays("managed")
+            for link in self.links()
+            if not pair.is_ours(link.name)
+            for f in self.filters(link.index)
+        )
 
     def remove_pair(self) -> bool:
         """Takes the private pair away; whether there was one."""
@@ -204,11 +222,11 @@ class Tc:
         return Instance.find(ids)
 
 
-def programs_for(link: Link) -> dict[Hook, str]:
-    """The names of the programs that fit this kind of device, by hook."""
+def programs_for(link: Link, role: Role = "managed") -> dict[Hook, str]:
+    """The names of the programs that fit this kind of device and role, by hook."""
     if link.name == pair.BUILDER:
         return {"ingress": "clampd_answer"}
-    kind = "l2" if link.has_link_header else "l3"
+    kind = ("l" if role == "managed" else "u") + ("2" if link.has_link_header else "3")
     return {"ingress": f"clampd_{kind}_in", "egress": f"clampd_{kind}_eg"}
 
 
@@ -226,8 +244,11 @@ def detach_all(device: str | None = None) -> list[str]:
         try:
             for link in links:
                 removed += tc.detach(link, instances)
-            if not tc.serves_anyone() and tc.remove_pair():
-                removed.append(f"{pair.ORDERS}: the pair on which answers are built")
+            if not tc.serves_anyone():
+                for link in tc.links():
+                    removed += tc.detach(link, instances, ["underlay"])
+                if tc.remove_pair():
+                    removed.append(f"{pair.ORDERS}: the pair on which answers are built")
         finally:
             for instance in instances:
                 instance.close()
@@ -242,7 +263,7 @@ def _filter(hook: Hook, message: Any) -> Filter:
         name = options.get_attr("TCA_BPF_NAME") or ""
         program_id = options.get_attr("TCA_BPF_ID")
     priority = message["info"] >> 16
-    ours = priority == PRIORITY and name in abi.PROGRAMS and _bears_our_name(program_id)
+    ours = priority in PRIORITIES.values() and name in abi.PROGRAMS and _bears_our_name(program_id)
     return Filter(hook, priority, message["handle"], kind, name, program_id, ours)
 
 

@@ -15,6 +15,7 @@ from mssclamp.datapath.bpf import Map, Program, possible_cpus
 Network = IPv4Network | IPv6Network
 
 _INDEX = struct.Struct("=I")
+_COOKIE = struct.Struct("=Q")
 
 _SEEN_PLACES = 512
 
@@ -136,6 +137,101 @@ class Instance:
     def put_config(self, config: abi.Config) -> None:
         """What holds for all peers."""
         self.maps["clampd_config"].put(bytes(4), bytes(config))
+
+    def suspect(self, index: int, since: int) -> None:
+        """From now on the peer's acknowledged segments are noted, if sent after `since` (CLOCK_BOOTTIME ns); 0 ends it.
+
+        The programs look at acknowledgements only while `Config.suspects` says that there are any such peers.
+        """
+        self.maps["clampd_acked"].put(_INDEX.pack(index), bytes(abi.Acked(since)))
+
+    def acked(self, index: int) -> abi.Acked:
+        """The largest segment to the peer that arrived since it is in doubt; `size` 0 if none did."""
+        raw = self.maps["clampd_acked"].get(_INDEX.pack(index))
+        return abi.Acked.from_buffer_copy(raw) if raw else abi.Acked()
+
+    def forget_bursts(self, index: int) -> None:
+        """The next event of each kind about the peer is told, whenever the last one was."""
+        held = self.maps["clampd_burst"]
+        held.put(_INDEX.pack(index), bytes(held.value_size))
+
+    # -- the prober -------------------------------------------------------------------------------------
+
+    def allow_prober(self, cookie: int) -> None:
+        """Packets of the socket with this SO_COOKIE (and priority PROBE_PRIORITY) pass our programs unjudged."""
+        self.maps["clampd_prober"].put(_COOKIE.pack(cookie), _INDEX.pack(1))
+
+    def forget_prober(self, cookie: int) -> None:
+        """The opposite."""
+        self.maps["clampd_prober"].delete(_COOKIE.pack(cookie))
+
+    # -- the underlay -----------------------------------------------------------------------------------
+
+    def put_endpoint(self, key: abi.EndpointKey, endpoint: abi.Endpoint) -> None:
+        """Whose an endpoint is. Where it is known already, what the programs have noted of it stays, and what the
+        prober is at.
+        """
+        raw = self.maps["clampd_endpoint"].get(bytes(key))
+        if raw is not None:
+            held = abi.Endpoint.from_buffer_copy(raw)
+            held.flags = endpoint.flags | held.flags & abi.ENDPOINT_PROBING
+            held.peer, held.source = endpoint.peer, endpoint.source
+            endpoint = held
+        self.maps["clampd_endpoint"].put(bytes(key), bytes(endpoint))
+
+    def delete_endpoint(self, key: abi.EndpointKey) -> None:
+        """The opposite. The lengths under probe are closed one by one."""
+        self.maps["clampd_endpoint"].delete(bytes(key))
+
+    def endpoints(self) -> dict[abi.EndpointKey, abi.Endpoint]:
+        """All of them, with what the programs have noted."""
+        return {
+            abi.EndpointKey.from_buffer_copy(key): abi.Endpoint.from_buffer_copy(value)
+            for key, value in _items(self.maps["clampd_endpoint"])
+        }
+
+    def set_probing(self, key: abi.EndpointKey, *, probing: bool) -> None:
+        """Whether lengths of packets to the endpoint are under probe."""
+        raw = self.maps["clampd_endpoint"].get(bytes(key))
+        if raw is not None:
+            held = abi.Endpoint.from_buffer_copy(raw)
+            flag = abi.ENDPOINT_PROBING
+            held.flags = held.flags | flag if probing else held.flags & ~flag
+            self.maps["clampd_endpoint"].put(bytes(key), bytes(held))
+
+    def fragments(self, key: abi.EndpointKey) -> int:
+        """Packets to the endpoint that left this machine in fragments."""
+        raw = self.maps["clampd_endpoint"].get(bytes(key))
+        return int(abi.Endpoint.from_buffer_copy(raw).fragments) if raw else 0
+
+    def set_near(self, indexes: set[int]) -> None:
+        """The `abi.near_index` of every endpoint's address: packets to all others are foreign."""
+        near = self.maps["clampd_near"]
+        words = [0] * (abi.NEAR // 64)
+        for index in indexes:
+            words[index // 64] |= 1 << index % 64
+        for place, word in enumerate(words):
+            value = struct.pack("=Q", word)
+            if near.get(_INDEX.pack(place)) != value:
+                near.put(_INDEX.pack(place), value)
+
+    def open_length(self, key: abi.EndpointKey, length: int) -> None:
+        """Puts a length of outer IP packets (bytes) to the endpoint under probe, none counted yet."""
+        self.maps["clampd_length"].put(bytes(abi.LengthKey(key, length, 0)), bytes(abi.Length()))
+
+    def close_length(self, key: abi.EndpointKey, length: int) -> None:
+        """The opposite."""
+        self.maps["clampd_length"].delete(bytes(abi.LengthKey(key, length, 0)))
+
+    def close_all_lengths(self) -> None:
+        """The same for all lengths to all endpoints."""
+        for raw in list(self.maps["clampd_length"]):
+            self.maps["clampd_length"].delete(raw)
+
+    def left_whole(self, key: abi.EndpointKey, length: int) -> int:
+        """Probes of a length under probe that left this machine in one piece."""
+        raw = self.maps["clampd_length"].get(bytes(abi.LengthKey(key, length, 0)))
+        return int(abi.Length.from_buffer_copy(raw).whole) if raw else 0
 
     # -- devices ----------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
+from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import Self
 
@@ -78,6 +79,16 @@ class RouteSocket:
             messages = self._list(route_message.request(family, table=table), lengths)
             found += [route for route in map(route_message.parse, messages) if route.place in places]
         return found
+
+    def out_of(self, address: IPv4Address | IPv6Address, mark: int = 0) -> frozenset[int]:
+        """ifindexes of the devices by which packets to an address may leave: empty where there is no route."""
+        self._send(_RTM_GETROUTE, 0, route_message.lookup_request(address, mark))
+        for kind, _, content in self._answers():
+            if kind == _RTM_NEWROUTE:
+                route = route_message.parse(content)
+                return route.ifindexes if route.type == route_message.UNICAST else frozenset()
+            break
+        return frozenset()
 
     def replace(self, route: Route) -> None:
         """Puts the route in the place of the one that stands there, atomically; there must be one.
