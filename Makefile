@@ -2,29 +2,36 @@
 
 PYTHON := .venv/bin/python
 PACKAGES := python3-venv python3-bpfcc libbpf1 iproute2 nftables iptables wireguard-go wireguard-tools \
-            iputils-ping iperf3 curl tcpdump ethtool procps
+            iputils-ping iperf3 tcpdump ethtool procps
+BENCH_PACKAGES := tinc openssl
 
-.PHONY: help venv demo test quick lint bench clean
+.PHONY: help venv demo test quick lint bench silence clean
 
 help:
-	@echo "make demo    a download that hangs without clampd and arrives with it (root)"
+	@echo "make demo    a path that shrinks under a transfer: it hangs without clampd and goes on with it (root)"
 	@echo "make test    everything that CI runs (root)"
 	@echo "make quick   the tests that need no privileges"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   what it costs, beside Linux's own clamps (root)"
+	@echo "make bench   what it costs, and how fast it heals, beside others (root)"
+	@echo "make silence 100 idle peers for ten minutes: clampd causes no packet (root)"
 	@echo "make venv    Debian's packages and .venv, which the others call"
+
+# Debian's packages, as far as they are missing.
+define install
+	@missing=""; for p in $(1); do \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" != 0 ]; then echo "make: as root, or install first:$$missing" >&2; exit 1; fi; \
+	  echo "installing$$missing"; \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+endef
 
 # Debian's own Python, because bcc comes with it (python3-bpfcc); idempotent.
 venv: .venv/ready
 
 .venv/ready: pyproject.toml
-	@missing=""; for p in $(PACKAGES); do \
-	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
-	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" != 0 ]; then echo "make venv: as root, or install first:$$missing" >&2; exit 1; fi; \
-	  echo "installing$$missing"; \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
-	fi
+	$(call install,$(PACKAGES))
 	@test -x $(PYTHON) || /usr/bin/python3 -m venv --system-site-packages .venv
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
@@ -44,7 +51,11 @@ quick: venv
 	$(PYTHON) -m pytest -m "not bpf and not netns"
 
 bench: venv
+	$(call install,$(BENCH_PACKAGES))
 	$(PYTHON) tests/bench/bench.py
+
+silence: venv
+	$(PYTHON) tests/bench/silence.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -47,6 +47,7 @@ class FakeDaemon:
 
     def __post_init__(self) -> None:
         self._answers: dict[tuple[str, str], list[Answer]] = {}
+        self._tells: dict[tuple[str, str], tuple[protocol.Event | dict[str, Any], ...]] = {}
         self._streams: list[queue.SimpleQueue[bytes | None]] = []
         self._streaming = threading.Condition()
         self._server: _Server | None = None
@@ -81,6 +82,10 @@ class FakeDaemon:
                 for stream in self._streams:
                     stream.put(line)
 
+    def tells_after(self, method: str, path: str, *events: protocol.Event | dict[str, Any]) -> None:
+        """From now on each of these requests is followed by these events, told to everyone who watches."""
+        self._tells[method, path] = events
+
     # its life
 
     def start(self) -> None:
@@ -111,6 +116,10 @@ class FakeDaemon:
             error = protocol.ErrorBody(code="not-found", message=f"there is no {asked.method} {asked.path}")
             return Answer(404, msgspec.json.encode(protocol.ErrorDocument(error=error)))
         return documents.pop(0) if len(documents) > 1 else documents[0]
+
+    def after(self, asked: Asked) -> None:
+        if events := self._tells.get((asked.method, asked.path)):
+            self.tell(*events)
 
     def open_stream(self) -> queue.SimpleQueue[bytes | None]:
         stream: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -153,6 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)
+        self.server.daemon.after(asked)
 
     def _stream(self) -> None:
         daemon = self.server.daemon
@@ -233,3 +243,37 @@ def a_status(**values: Any) -> protocol.Status:
 def an_event(seq: int = 1, event: str = "mtu-changed", peer: str | None = "branch-7", **details: Any) -> protocol.Event:
     """An event at noon."""
     return protocol.Event(seq=seq, at="2026-01-31T12:00:00Z", event=event, peer=peer, details=details)  # type: ignore[arg-type]
+
+
+def a_search(peer: str = "branch-7", **result: Any) -> list[protocol.Event]:
+    """The events of a search in two rounds, at noon, which finds 1328 (or ends with `result`)."""
+    rounds = [
+        {
+            "round": 1,
+            "probes": 4,
+            "answered": [{"size": 1280, "rtt": 0.011}, {"size": 1328, "rtt": 0.012}],
+            "lost": [{"size": 1392, "times": 1}, {"size": 1420, "times": 1}],
+            "text": "1280 and 1328 answered; 1392 and 1420 lost once",
+            "done": False,
+        },
+        {
+            "round": 2,
+            "probes": 4,
+            "answered": [{"size": 1328, "rtt": 0.012}],
+            "lost": [{"size": 1344, "times": 3}],
+            "text": "1328 answered; 1344 lost three times",
+            "done": False,
+        },
+    ]
+    end: dict[str, Any] = {
+        "done": True,
+        "verdict": "exact",
+        "mtu": 1328,
+        "exact": True,
+        "text": "1328 answered in 12 ms; 1344 lost three times beside it",
+        "address": "10.7.0.1",
+        "method": "echo",
+        "rounds": 2,
+        "probes": 8,
+    }
+    return [an_event(10 + n, "probe-round", peer, **each) for n, each in enumerate([*rounds, end | result])]

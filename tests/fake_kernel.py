@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import pytest
 
 from mssclamp.daemon import reconcile
 from mssclamp.datapath import abi, instance, pair, sources
-from mssclamp.datapath.attach import Filter, programs_for
+from mssclamp.datapath.attach import PRIORITIES, Filter, Hook, Role, programs_for
 from mssclamp.datapath.instance import Instance
 from mssclamp.datapath.links import ARPHRD_ETHER, Link
 from mssclamp.errors import DatapathError
@@ -95,7 +96,7 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self._links: dict[str, Link] = {}
-        self.filters_of: dict[int, dict[str, FakeProgram]] = {}
+        self.filters_of: dict[int, dict[tuple[Hook, Role], FakeProgram]] = {}
         self.foreign: dict[int, list[Filter]] = {}
         self.routes: dict[str, str] = {}
         self.refusals: dict[str, str] = {}
@@ -104,6 +105,8 @@ class FakeKernel:
         self.attachments: list[str] = []
         self.watch: Callable[[], object] = lambda: None
         """Called after every single change that a packet could see."""
+        self.touched = ""
+        """The map that was changed last."""
         self._next_id = 100
         self._next_ifindex = 10
 
@@ -138,7 +141,9 @@ class FakeKernel:
         """What the program on each hook of a device finds under each of its prefixes: by hook and prefix."""
         found = {}
         link = self._links[name]
-        for hook, program in self.filters_of.get(link.index, {}).items():
+        for (hook, role), program in self.filters_of.get(link.index, {}).items():
+            if role != "managed":
+                continue
             held = Instance({}, program.maps)
             for (ifindex, network), index in held.prefixes().items():
                 if ifindex == link.index:
@@ -167,9 +172,16 @@ class FakeKernel:
             "clampd_reason": (8 * CPUS, len(abi.Reason)),
             "clampd_config": (ctypes.sizeof(abi.Config), 1),
             "clampd_seen": (8 * CPUS, 512),
+            "clampd_acked": (ctypes.sizeof(abi.Acked), max_peers),
+            "clampd_prober": (4, None),
+            "clampd_near": (8, abi.NEAR // 64),
+            "clampd_endpoint": (ctypes.sizeof(abi.Endpoint), None),
+            "clampd_length": (ctypes.sizeof(abi.Length), None),
         }
         untouched = (8, None)  # by the agent
-        maps = {name: FakeMap(name, *sizes.get(name, untouched), touched=lambda: self.watch()) for name in abi.MAPS}
+        maps = {
+            name: FakeMap(name, *sizes.get(name, untouched), touched=partial(self._touch, name)) for name in abi.MAPS
+        }
         meta = abi.Meta(abi.ABI, max_peers, tuple(sources.build_id()))
         maps["clampd_meta"].put(bytes(4), bytes(meta))
         programs = {}
@@ -177,6 +189,10 @@ class FakeKernel:
             self._next_id += 1
             programs[name] = FakeProgram(name, self._next_id, maps)
         return Instance(programs, {name: held.another() for name, held in maps.items()})
+
+    def _touch(self, name: str) -> None:
+        self.touched = name
+        self.watch()
 
     # Tc's place.
 
@@ -189,28 +205,35 @@ class FakeKernel:
 
     def filters(self, ifindex: int) -> list[Filter]:
         ours = [
-            Filter(hook, 49, 1, "bpf", program.name, program.id, True)
-            for hook, program in self.filters_of.get(ifindex, {}).items()
+            Filter(hook, PRIORITIES[role], 1, "bpf", program.name, program.id, True)
+            for (hook, role), program in self.filters_of.get(ifindex, {}).items()
         ]
         return ours + self.foreign.get(ifindex, [])
 
-    def is_attached(self, link: Link, held: Instance) -> bool:
-        running = {hook: program.id for hook, program in self.filters_of.get(link.index, {}).items()}
-        return running == {hook: held.programs[name].id for hook, name in programs_for(link).items()}
+    def is_attached(self, link: Link, held: Instance, role: Role = "managed") -> bool:
+        filters = self.filters_of.get(link.index, {})
+        running = {hook: program.id for (hook, plays), program in filters.items() if plays == role}
+        return running == {hook: held.programs[name].id for hook, name in programs_for(link, role).items()}
 
-    def attach(self, link: Link, held: Instance) -> None:
+    def attach(self, link: Link, held: Instance, role: Role = "managed") -> None:
         if link.name in self.refusals:
             raise DatapathError(self.refusals[link.name])
         if link.index not in held.noted_devices():
             held.note_qdisc(link.index, ours=True)
-        for hook, name in programs_for(link).items():
-            self.filters_of.setdefault(link.index, {})[hook] = held.programs[name]
+        for hook, name in programs_for(link, role).items():
+            self.filters_of.setdefault(link.index, {})[hook, role] = held.programs[name]
             self.watch()
         self.attachments.append(link.name)
 
-    def detach(self, link: Link, notes: Iterable[Instance]) -> list[str]:
+    def detach(
+        self, link: Link, notes: Iterable[Instance], roles: Collection[Role] = ("managed", "underlay")
+    ) -> list[str]:
         del notes
-        return [f"{link.name}: {hook}" for hook in self.filters_of.pop(link.index, {})]
+        held = self.filters_of.get(link.index, {})
+        gone = [key for key in held if key[1] in roles]
+        for key in gone:
+            del held[key]
+        return [f"{link.name}: {hook}" for hook, _ in gone]
 
     def ensure_pair(self) -> tuple[Link, Link]:
         for name in (pair.ORDERS, pair.BUILDER):

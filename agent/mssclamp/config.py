@@ -36,22 +36,10 @@ from mssclamp.toml_struct import TomlFile, convert, misfits, read
 DEFAULT_PATH = Path("/etc/clampd/clampd.toml")
 DROP_IN_DIR = "clampd.d"
 
-_NAMED = 8
-"""Peers or devices that one sentence names."""
-
 _NOT_YET_TABLES = {
     "metrics_listen": "this version does not serve metrics over TCP yet",
-    "mtu": "this version does not search MTUs yet, it takes them from the configuration and from pins",
-    "rate": "this version sends neither probes nor too-big answers yet",
-    "underlay": "this version does nothing on underlay devices yet",
     "tunnel": "this version does not run tunnels yet",
     "guard": "this version has no guard at XDP yet",
-}
-_NOT_YET_KEYS = {
-    ("device", "too_big"): "this version does not answer oversize packets yet",
-    ("device", "probe"): "this version does not probe yet",
-    ("peer", "probe_address"): "this version does not probe yet",
-    ("peer", "probe"): "this version does not probe yet",
 }
 
 # Each description is what follows the word "write" in an error.
@@ -357,16 +345,11 @@ def _named_devices(config: Config) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _not_yet(files: list[TomlFile]) -> Iterator[str]:
-    """A sentence for each key that is set and not acted upon, with the names of the tables that set it."""
+    """A sentence for each table that is set and not acted upon."""
     settings = _merge(files)
     for table, sentence in _NOT_YET_TABLES.items():
         if _asks(settings.get(table)):
             yield f"{table}: {sentence}"
-    for (table, key), sentence in _NOT_YET_KEYS.items():
-        names = [entry["name"] for entry in settings.get(table, []) if _asks(entry.get(key))]
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            yield f"{key} of {table} {', '.join(names[:_NAMED])}{more}: {sentence}"
 
 
 def _asks(value: Any) -> bool:

@@ -63,12 +63,6 @@ class ConflictError(RequestError):
     code = "conflict"
 
 
-class NotYetError(ConflictError):
-    """This version cannot do that; a later one will."""
-
-    code = "not-yet"
-
-
 class DatapathError(ClampdError):
     """The kernel refused something."""
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import correctness, flood, forwarding, programs
+from bench import correctness, flood, forwarding, healing, programs
 
 OUTPUT = Path(__file__).resolve().parent.parent.parent / "build" / "bench.json"
 
@@ -37,6 +37,8 @@ def main() -> None:
     console.print(_throughput_table(throughputs))
     disturbances = flood.measure()
     console.print(_flood_table(disturbances))
+    healings = healing.measure()
+    console.print(healing.table(healings))
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(
         json.dumps(
@@ -47,6 +49,7 @@ def main() -> None:
                 "correctness": [asdict(each) for each in verdicts],
                 "programs": [asdict(cost) for cost in costs],
                 "flood": [asdict(each) | {"median": each.median} for each in disturbances],
+                "healing": [asdict(each) | {"median": each.median, "worst": each.worst} for each in healings],
                 "forwarding": [asdict(each) | {"median": each.median, "ratio": each.ratio} for each in throughputs],
             },
             indent=1,
@@ -75,7 +78,7 @@ def _cost_table(costs: list[programs.Cost]) -> Table:
         table.add_column(f"{count:,} prefixes", justify="right")
     for what, family in dict.fromkeys((cost.what, cost.family) for cost in costs):
         figures = {cost.prefixes: cost.nanoseconds for cost in costs if (cost.what, cost.family) == (what, family)}
-        table.add_row(f"IPv{family} {what}", *(f"{figures[count]:.0f}" for count in counts))
+        table.add_row(f"IPv{family} {what}", *(f"{figures[count]:.0f}" if count in figures else "" for count in counts))
     return table
 
 

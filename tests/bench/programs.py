@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from mssclamp.datapath import abi, loader, sources
@@ -27,8 +27,11 @@ ROUNDS = 7
 REPEAT = 200_000
 MSS = 1240
 SINGLE_RUNS = 5000
+PREFIXES = (1, 1_000, 50_000)
 REDIRECT = 7  # TC_ACT_REDIRECT
-SUPPRESS_ALL = abi.Config(builder=0, per_sender=0, per_peer=0, small_packet=1200, flow_gap=10**8)
+SUPPRESS_ALL = abi.Config(builder=0, per_sender=0, per_peer=0, small_packet=1200, flow_gap=10**8, large_gap=30 * 10**9)
+UDP = 17
+ENDPOINTS = 1000
 
 EMPTY = "int empty(struct __sk_buff *skb) { return -1; }"
 
@@ -48,11 +51,11 @@ class Cost:
 
 
 def measure() -> list[Cost]:
-    """All kinds of packets, both families, 1, 1,000 and 50,000 prefixes."""
+    """All kinds of packets, both families, PREFIXES prefixes."""
     costs = []
     empty = _empty_program()
     with _rewriting_always(), _loaded() as instance:
-        for count in (1, 1_000, 50_000):
+        for count in PREFIXES:
             targets = _fill(instance, count)
             for family, network in targets.items():
                 for what, packet in _packets(family, network).items():
@@ -61,13 +64,43 @@ def measure() -> list[Cost]:
                     ]
                     costs.append(Cost(what, family, count, round(statistics.median(pairs), 1)))
                 costs.append(_cost_of_an_answer(instance, empty, family, network, count))
+        costs += _costs_on_the_underlay(instance, empty)
+    return costs
+
+
+def _costs_on_the_underlay(instance: Instance, empty: Program) -> list[Cost]:
+    """Foreign packets, and a tunnel's own, beside ENDPOINTS endpoints of each family."""
+    endpoints: dict[int, list[IPv4Address | IPv6Address]] = {
+        4: [IPv4Address(0xC6330000 + number) for number in range(ENDPOINTS)],
+        6: [IPv6Address((0x20010DB8 << 96) + (number << 64) + 1) for number in range(ENDPOINTS)],
+    }
+    instance.set_near({abi.near_index(address) for addresses in endpoints.values() for address in addresses})
+    for addresses in endpoints.values():
+        for peer, address in enumerate(addresses):
+            instance.put_endpoint(abi.endpoint_key(address, 51820, UDP), abi.Endpoint(peer, abi.ENDPOINT_TAKE_ICMP))
+    near = {abi.near_index(address) for addresses in endpoints.values() for address in addresses}
+    costs = []
+    for family, addresses in endpoints.items():
+        foreign = addresses[0]
+        while abi.near_index(foreign) in near:
+            foreign += 2**16
+        data = struct.pack("<IIQ", 4, 7, 9) + bytes(1360)
+        for what, program, packet in (
+            ("underlay, out: foreign TCP", "clampd_u2_eg", _packet(family, foreign.packed, 0x10, TIMESTAMPS, 1400)),
+            ("underlay, out: foreign UDP", "clampd_u2_eg", _datagram(family, foreign.packed, data)),
+            ("underlay, out: a tunnel's", "clampd_u2_eg", _datagram(family, addresses[7].packed, data)),
+            ("underlay, in: TCP", "clampd_u2_in", _packet(family, foreign.packed, 0x10, TIMESTAMPS, 1400)),
+            ("underlay, in: UDP", "clampd_u2_in", _datagram(family, foreign.packed, data)),
+        ):
+            pairs = [_run(instance.programs[program], packet) - _run(empty, packet) for _ in range(ROUNDS)]
+            costs.append(Cost(what, family, ENDPOINTS, round(statistics.median(pairs), 1)))
     return costs
 
 
 def _cost_of_an_answer(instance: Instance, empty: Program, family: int, network: Network, count: int) -> Cost:
     """Both steps of an answer. A packet can be answered once, so every run is of its own, and the clock's own cost,
     which the empty program's runs have too, goes off."""
-    instance.put_config(abi.Config(LOOPBACK, 2**32 - 1, 2**32 - 1, 1200, 0))
+    instance.put_config(abi.Config(LOOPBACK, 2**32 - 1, 2**32 - 1, 1200, 0, 30 * 10**9))
     packet = _packet(family, network.network_address.packed, 0x10, TIMESTAMPS, 1600)
     first, second, nothing = [], [], []
     for _ in range(SINGLE_RUNS):
@@ -146,7 +179,7 @@ def _packets(family: int, network: Network) -> dict[str, bytes]:
     address = network.network_address.packed
     return {
         "data, 1000 bytes": _packet(family, address, 0x10, TIMESTAMPS, 1000),
-        "data, 1400 bytes": _packet(family, address, 0x10, TIMESTAMPS, 1400),
+        "data, 1400 bytes: looked up and watched": _packet(family, address, 0x10, TIMESTAMPS, 1400),
         "data, 1600 bytes: oversize, over the rate limit": _packet(family, address, 0x10, TIMESTAMPS, 1600),
         "SYN, rewritten": _packet(family, address, 0x02, LINUX_OPTIONS, 0),
     }
@@ -157,10 +190,19 @@ def _packet(family: int, destination: bytes, flags: int, options: bytes, size: i
     tcp = struct.pack("!HHIIBBHHH", 40000, 443, 1, 1, (20 + len(options)) // 4 << 4, flags, 65535, 0, 0) + options
     header = 20 if family == 4 else 40
     tcp += bytes(max(0, size - header - len(tcp)))
+    return _frame(family, destination, 6, tcp)
+
+
+def _datagram(family: int, destination: bytes, payload: bytes) -> bytes:
+    """An Ethernet frame around a UDP datagram to a tunnel's port."""
+    return _frame(family, destination, UDP, struct.pack("!HHHH", 51820, 51820, 8 + len(payload), 0) + payload)
+
+
+def _frame(family: int, destination: bytes, protocol: int, payload: bytes) -> bytes:
     if family == 4:
         source = bytes([192, 0, 2, 1])
-        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0x4000, 64, 6, 0) + source + destination
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0x4000, 64, protocol, 0) + source + destination
     else:
         source = bytes.fromhex("20010db8ffff00000000000000000001")
-        ip = struct.pack("!IHBB", 6 << 28, len(tcp), 6, 64) + source + destination
-    return bytes(12) + struct.pack("!H", 0x0800 if family == 4 else 0x86DD) + ip + tcp
+        ip = struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64) + source + destination
+    return bytes(12) + struct.pack("!H", 0x0800 if family == 4 else 0x86DD) + ip + payload

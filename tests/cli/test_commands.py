@@ -39,7 +39,7 @@ def test_attach_and_detach(command, daemon, clampctl):
     assert last(daemon) == ("POST", f"/v1/{command}", {}, {"device": None})
 
 
-@pytest.mark.parametrize("command", ["pin", "unpin", "forget", "probe"])
+@pytest.mark.parametrize("command", ["pin", "unpin"])
 def test_what_is_done_to_a_peer(command, daemon, clampctl):
     daemon.answers("POST", f"/v1/peers/branch-7/{command}", PeerDocument(peer=a_peer()))
     mtu = ["1380"] if command == "pin" else []
@@ -47,6 +47,43 @@ def test_what_is_done_to_a_peer(command, daemon, clampctl):
     assert result.out == "branch-7: MTU 1380 (pinned by the configuration), MSS 1340/1320, pinned\n"
     body = {"mtu": 1380} if command == "pin" else None
     assert last(daemon) == ("POST", f"/v1/peers/branch-7/{command}", {"device": "gre7"}, body)
+
+
+LEARNED = {"state": "confirmed", "source": "probe", "mtu": 1328, "floor": 1328, "ceiling": 1329}
+HINTED = {"state": "hinted", "source": "icmp", "mtu": 1328, "why": "192.0.2.9 says so"}
+
+
+@pytest.mark.parametrize(
+    ("before", "dropped"),
+    [
+        (LEARNED, "dropped: 1328 passes, 1329 does not"),
+        (LEARNED | {"ceiling": None}, "dropped: 1328 passes, nothing known not to"),
+        (HINTED, "dropped: MTU 1328 (192.0.2.9 says so)"),
+        ({}, "nothing had been learned"),
+    ],
+)
+def test_forget(before, dropped, daemon, clampctl):
+    now = a_peer(mtu=1476, state="searching", why="the MTU of gre7", mss4=1436, mss6=1416, source="device")
+    daemon.answers("GET", "/v1/peers/10.7.0.9", PeerDocument(peer=a_peer(**before)))
+    daemon.answers("POST", "/v1/peers/10.7.0.9/forget", PeerDocument(peer=now))
+    assert clampctl("forget", "10.7.0.9", "--device", "gre7").out == (
+        f"branch-7: {dropped}\nbranch-7: in force now: MTU 1476 (the MTU of gre7), MSS 1436/1416, searching\n"
+    )
+    assert last(daemon) == ("POST", "/v1/peers/10.7.0.9/forget", {"device": "gre7"}, None)
+    assert daemon.asked[0].query == {"device": "gre7"}
+
+
+def test_forget_in_json_asks_once(daemon, clampctl):
+    daemon.answers("POST", "/v1/peers/branch-7/forget", PeerDocument(peer=a_peer()))
+    assert clampctl("forget", "branch-7", "--json").json["peer"]["mtu"] == 1380
+    assert len(daemon.asked) == 1
+
+
+def test_what_cannot_be_forgotten(daemon, clampctl):
+    daemon.answers("GET", "/v1/peers/branch-7", PeerDocument(peer=a_peer()))
+    daemon.refuses("POST", "/v1/peers/branch-7/forget", 403, "forbidden", "you may look, not change", "be root")
+    result = clampctl("forget", "branch-7")
+    assert (result.code, result.out, result.err) == (1, "", "clampctl: you may look, not change; be root\n")
 
 
 @pytest.mark.parametrize("reference", ["10.7.0.9", "2001:db8:7::1", "wg0:mV3k9Q_-", "mV3k9Q/+a=", "50% off?#"])

@@ -25,13 +25,13 @@ COMMANDS = {
     ("confirm",): ("POST", "/v1/mode"),
     ("pin", "branch-7", "1380"): ("POST", "/v1/peers/branch-7/pin"),
     ("unpin", "branch-7"): ("POST", "/v1/peers/branch-7/unpin"),
-    ("forget", "branch-7"): ("POST", "/v1/peers/branch-7/forget"),
-    ("probe", "branch-7"): ("POST", "/v1/peers/branch-7/probe"),
     ("attach",): ("POST", "/v1/attach"),
     ("detach",): ("POST", "/v1/detach"),
     ("reload",): ("POST", "/v1/reload"),
 }
 """Every command that asks one thing, with what it asks."""
+
+SEVERAL_QUESTIONS = (("forget", "branch-7"), ("probe", "branch-7"))
 
 DOCUMENTS = {
     "/v1/status": a_status(),
@@ -74,13 +74,16 @@ def test_json_is_what_the_daemon_said(words, answering, clampctl):
 
 @every_command
 def test_what_the_daemon_refuses_is_one_line_and_status_1(words, daemon, clampctl):
-    daemon.refuses(*COMMANDS[words], 409, "not-yet", "this is not to be had", "wait")
+    daemon.refuses(*COMMANDS[words], 409, "conflict", "this is not to be had", "wait")
     result = clampctl(*words)
     assert (result.code, result.out) == (1, "")
     assert result.err == "clampctl: this is not to be had; wait\n"
 
 
-@pytest.mark.parametrize("words", [each for each in COMMANDS if each[0] not in ("attach", "detach")], ids=" ".join)
+NEED_THE_DAEMON = [*(each for each in COMMANDS if each[0] not in ("attach", "detach")), *SEVERAL_QUESTIONS]
+
+
+@pytest.mark.parametrize("words", NEED_THE_DAEMON, ids=" ".join)
 def test_no_daemon_is_status_3(words, run_dir, clampctl):
     result = clampctl(*words)
     assert (result.code, result.out) == (3, "")

@@ -102,7 +102,7 @@ def test_s_goes_through_the_columns():
     seen = [View()]
     for _ in top_view.SORTS:
         seen.append(pressed(seen[-1], "s"))
-    assert [view.sort for view in seen] == [0, 1, 2, 3, 4, 5, 0]
+    assert [view.sort for view in seen] == [*range(len(top_view.SORTS)), 0]
 
 
 def test_d_goes_through_the_devices():
@@ -142,10 +142,18 @@ def test_other_keys_do_nothing(key):
 
 
 ROWS = (
-    Row(a_peer("b", device="gre7", mtu=1400, state="pinned"), 5.0, 0.0),
+    Row(a_peer("b", device="gre7", mtu=1400, state="pinned", counters=Counters(blackholes=1)), 5.0, 0.0),
     Row(a_peer("a", device="wg0", mtu=1300, state="unprobed"), 1.0, 2.0),
     Row(
-        a_peer("c", device="wg0", mtu=None, state="confirmed", endpoint="198.51.100.9", prefixes=["fd00::/8"]),
+        a_peer(
+            "c",
+            device="wg0",
+            mtu=None,
+            state="confirmed",
+            endpoint="198.51.100.9",
+            prefixes=["fd00::/8"],
+            counters=Counters(retransmits=7),
+        ),
         None,
         None,
     ),
@@ -154,7 +162,16 @@ ROWS = (
 
 @pytest.mark.parametrize(
     ("column", "order"),
-    [("name", "abc"), ("clamp/s", "bac"), ("would/s", "abc"), ("mtu", "cab"), ("state", "cba"), ("device", "bac")],
+    [
+        ("name", "abc"),
+        ("clamp/s", "bac"),
+        ("would/s", "abc"),
+        ("resent", "cab"),
+        ("holes", "bac"),
+        ("mtu", "cab"),
+        ("state", "cba"),
+        ("device", "bac"),
+    ],
 )
 def test_sorting(column, order):
     sort = [name for name, _ in top_view.SORTS].index(column)
@@ -186,8 +203,8 @@ def test_screen():
     assert text(View(), now, rows, [an_event(old=1400, new=1380)]) == [
         "clampd 0.1.0  enforce  up 2h 5m  1 peer: 1 pinned",
         "",
-        "name      device  state    mtu  mss        mode     clamp/s  would/s",
-        "branch-7  gre7    pinned  1380  1340/1320  enforce     25.0        0",
+        "name      device  state    mtu  mode     clamp/s  would/s  resent  holes",
+        "branch-7  gre7    pinned  1380  enforce     25.0        0       0      0",
         "",
         "12:00:00 branch-7: MTU 1400 -> 1380",
         "1-1 of 1  q leave  p pause  s sort  / filter  d device  arrows scroll",
@@ -202,13 +219,25 @@ def test_it_fills_80x24_and_no_more():
     assert max(map(len, shown)) <= 80
     assert shown[1].startswith("problem: yyy")
     assert shown[3].startswith("peer-003-x")
-    assert "1380  1340/1320" in shown[3]
+    assert "1380  enforce" in shown[3]
     assert shown[-1].startswith("4-17 of 200  q leave")
 
 
-def test_wide_terminals_show_prefixes():
-    layout = top_view.lay_out(View(), ROWS, [], 120, 24)
-    assert "prefixes" in layout.columns
+@pytest.mark.parametrize(
+    ("width", "more"), [(80, set()), (91, set()), (92, {"mss"}), (109, {"mss"}), (110, {"mss", "prefixes"})]
+)
+def test_wide_terminals_show_more(width, more):
+    layout = top_view.lay_out(View(), ROWS, [], width, 24)
+    assert {"mss", "prefixes"} & set(layout.columns) == more
+
+
+def test_a_measured_wireguard_peer_fits_in_80_columns():
+    counters = Counters(retransmits=12, blackholes=1)
+    peer = a_peer("wg0:mV3k9Qa1", device="wg0", state="confirmed", mtu=1328, counters=counters)
+    assert text(View(), sample(1.0, peer))[2:4] == [
+        "name          device  state       mtu  mode     clamp/s  would/s  resent  holes",
+        "wg0:mV3k9Qa1  wg0     confirmed  1328  enforce        -        -      12      1",
+    ]
 
 
 @pytest.mark.parametrize("height", [1, 5, 8, 15, 16])

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fake_daemon import an_event
+from fake_daemon import a_peer
 from mssclamp.cli import words
 from mssclamp.control.protocol import Counters, Trial
 
@@ -50,8 +50,58 @@ def test_shortened(items, text):
 
 
 def test_counters_leave_out_what_is_zero():
-    assert words.counters(Counters(clamped=2, would_clamp=1)) == "clamped 2, would clamp 1"
-    assert words.counters(Counters()) == "nothing yet"
+    assert words.packets(Counters(clamped=2, would_clamp=1)) == "clamped 2, would clamp 1"
+    assert words.packets(Counters(retransmits=9, probes=4)) == "resent 9"
+    assert words.packets(Counters()) == "nothing yet"
+    everything = Counters(probes=14, rounds=2, hints=5, hints_refuted=4, blackholes=1)
+    assert words.probing(everything) == "2 rounds, 14 probes, 5 hints (4 refuted), 1 black hole"
+    assert words.probing(Counters(hints=1)) == "1 hint"
+    assert words.probing(Counters()) == ""
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        ("2026-01-31T11:54:30Z", "5m 30s ago, at 11:54:30 UTC"),
+        ("2026-01-30T23:00:00Z", "13h ago, at 2026-01-30 23:00:00 UTC"),
+    ],
+)
+def test_moment(at, text):
+    assert words.moment(at, NOON) == text
+
+
+@pytest.mark.parametrize(
+    ("floor", "ceiling", "text"),
+    [
+        (1328, 1329, "1328 passes, 1329 does not"),
+        (1328, None, "1328 passes, nothing known not to"),
+        (None, 1329, "nothing proven to pass, 1329 does not"),
+    ],
+)
+def test_bounds(floor, ceiling, text):
+    assert words.bounds(a_peer(floor=floor, ceiling=ceiling)) == text
+
+
+@pytest.mark.parametrize(("mode", "cell"), [("enforce", "12"), ("observe", "3")])
+def test_clamped_in_observe_mode_is_what_would_be(mode, cell):
+    row = dict(zip(words.PEER_COLUMNS, words.peer_row(a_peer(mode=mode), NOON), strict=True))
+    assert row["clamped"] == cell
+
+
+def test_a_measured_wireguard_peer_fits_in_100_columns():
+    peer = a_peer(
+        "wg0:mV3k9Qa1",
+        device="wg0",
+        state="confirmed",
+        mtu=1328,
+        path_mtu=1388,
+        checked="2026-01-31T11:59:30Z",
+        prefixes=["10.99.0.4/32", "fd00:99::4/128"],
+    )
+    assert words.table(words.PEER_COLUMNS, [words.peer_row(peer, NOON)]).splitlines() == [
+        "name          device  state       mtu  path  mss        checked  mode     clamped  prefixes",
+        "wg0:mV3k9Qa1  wg0     confirmed  1328  1388  1340/1320  30s      enforce       12  10.99.0.4/32 +1",
+    ]
 
 
 def test_states():
@@ -64,31 +114,3 @@ def test_trial():
     trial = Trial(device=None, until="2026-01-31T12:10:00Z", seconds_left=250)
     assert words.trial(trial) == "all devices: enforcing on trial, 4m 10s left; `clampctl confirm` keeps it"
     assert "wg0: " in words.trial(Trial(device="wg0", until="", seconds_left=1))
-
-
-@pytest.mark.parametrize(
-    ("event", "text"),
-    [
-        (an_event(old=1400, new=1380, why="pinned"), "branch-7: MTU 1400 -> 1380: pinned"),
-        (an_event(old=None, new=1380), "branch-7: MTU unknown -> 1380"),
-        (
-            an_event(event="peer-added", mtu=1476, why="the MTU of gre7"),
-            "branch-7: new peer, MTU 1476: the MTU of gre7",
-        ),
-        (an_event(event="peer-removed"), "branch-7: no longer a peer"),
-        (an_event(event="device-attached", peer=None, device="gre7"), "gre7: programs attached"),
-        (an_event(event="device-detached", peer=None, device="gre7"), "gre7: programs no longer attached"),
-        (
-            an_event(event="mode-changed", peer=None, device=None, mode="enforce", why="clampctl", seconds=600.0),
-            "all devices: enforce for 10m: clampctl",
-        ),
-        (
-            an_event(event="mode-changed", peer=None, device="wg0", mode="observe", why="the trial is over"),
-            "wg0: observe: the trial is over",
-        ),
-        (an_event(event="hint", source="icmp", size=1300), "branch-7: hint (source icmp, size 1300)"),
-        (an_event(event="something-new", peer=None), "clampd: something-new"),
-    ],
-)
-def test_event(event, text):
-    assert words.event(event) == text

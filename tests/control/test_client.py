@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fake_daemon import FakeDaemon, a_peer, a_status, an_event
+from fake_daemon import FakeDaemon, a_peer, a_search, a_status, an_event
 from mssclamp.control.client import Client
-from mssclamp.control.protocol import Done, ModeRequest, PeerDocument, PeersDocument
+from mssclamp.control.protocol import Done, ModeRequest, PeerDocument, PeersDocument, ProbeResult, ProbeRound
 from mssclamp.errors import (
     AmbiguousError,
     ClampdError,
@@ -89,7 +89,6 @@ def test_pages_become_one_document(daemon, client):
         (409, "ambiguous", AmbiguousError),
         (400, "ambiguous", AmbiguousError),
         (409, "conflict", ConflictError),
-        (409, "not-yet", ConflictError),
         (400, "new-code", RequestError),
         (500, "datapath", DatapathError),
         (500, "store", StoreError),
@@ -245,6 +244,68 @@ def test_events_may_be_refused(tmp_path):
         daemon.stop()
         with pytest.raises(NoDaemonError):
             next(Client(tmp_path).events())
+
+
+def test_following_ends_in_time(daemon, client):
+    with client.follow(seconds=0.2) as events:
+        daemon.tell(an_event(1))
+        assert [event.seq for event in events] == [1]
+
+
+# a search
+
+
+PROBE = ("POST", "/v1/peers/branch-7/probe")
+
+
+@pytest.fixture
+def searching(daemon: FakeDaemon) -> FakeDaemon:
+    """A daemon that searches for the MTU of branch-7, while other things happen too."""
+    daemon.answers(*PROBE, PeerDocument(peer=a_peer(state="searching")))
+    other = a_search("branch-8", mtu=1400)
+    daemon.tells_after(*PROBE, *other, an_event(1, mtu=1328), *a_search(), an_event(99, "peer-removed"))
+    return daemon
+
+
+def test_a_search(searching, client):
+    with client.search("branch-7") as (document, told):
+        first, second, result = told
+    assert document.peer.state == "searching"
+    assert [type(each) for each in (first, second, result)] == [ProbeRound, ProbeRound, ProbeResult]
+    assert (first.round, first.lost[0].size, second.answered[0].rtt) == (1, 1392, 0.012)
+    assert (result.verdict, result.mtu, result.method) == ("exact", 1328, "echo")
+    assert [asked.path for asked in searching.asked] == ["/v1/events", PROBE[1]]
+
+
+def test_a_search_that_says_nothing(daemon, client):
+    daemon.answers(*PROBE, PeerDocument(peer=a_peer()))
+    with (
+        pytest.raises(ClampdError, match=r"branch-7: no result within 0\.1 s; `clampctl show`"),
+        client.search("branch-7", seconds=0.1) as (_, told),
+    ):
+        next(told)
+
+
+def test_a_search_for_a_peer_that_goes(searching, client):
+    searching.tells_after(*PROBE, an_event(1, "peer-removed", "branch-8"), an_event(2, "peer-removed"))
+    with pytest.raises(NotFoundError, match="branch-7 is no longer a peer"), client.search("branch-7") as (_, told):
+        next(told)
+
+
+@pytest.mark.parametrize("details", [{}, {"done": True, "verdict": "new"}, {"done": False, "round": 1}])
+def test_a_search_that_makes_no_sense(searching, client, details):
+    searching.tells_after(*PROBE, an_event(1, "probe-round", **details))
+    with pytest.raises(ClampdError, match="not understood"), client.search("branch-7") as (_, told):
+        next(told)
+
+
+def test_a_search_without_its_daemon(searching, client):
+    searching.tells_after(*PROBE, a_search()[0])
+    with client.search("branch-7") as (_, told):
+        next(told)
+        searching.stop()
+        with pytest.raises(NoDaemonError):
+            next(told)
 
 
 def _first(daemon: FakeDaemon, events: Iterator[object], sent: object) -> object:

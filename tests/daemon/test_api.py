@@ -29,6 +29,7 @@ from mssclamp.errors import (
     NotFoundError,
     RequestError,
 )
+from mssclamp.pmtu.table import Learned
 from mssclamp.store.database import Store
 
 SECOND = 10**9
@@ -370,12 +371,99 @@ def test_a_body_that_does_not_fit(target: str, body: bytes, house: House) -> Non
 
 
 @pytest.mark.parametrize("verb", ["probe", "forget"])
-def test_not_yet(verb: str, house: House) -> None:
-    with pytest.raises(ConflictError) as caught:
-        house.post(f"/v1/peers/branch-7/{verb}")
-    assert caught.value.code == "not-yet"
+def test_probe_and_forget_of_nobody(verb: str, house: House) -> None:
     with pytest.raises(NotFoundError):
         house.post(f"/v1/peers/nobody/{verb}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("branch-8", "branch-8 cannot be probed: no address behind it is known that could answer; name one with"),
+        ("away", "away cannot be probed: ppp0 is not there"),
+    ],
+)
+def test_probe_where_it_cannot_be(name: str, text: str, house: House) -> None:
+    before = house.peer(name)
+    with pytest.raises(ConflictError, match=text) as caught:
+        house.post(f"/v1/peers/{name}/probe")
+    assert caught.value.code == "conflict"
+    assert house.peer(name) == before
+
+
+def test_probe_where_the_operator_said_no(house: House) -> None:
+    house.file.write_text(CONFIG.replace('prefixes = ["10.8.0.0/16"]', 'prefixes = ["10.8.0.0/16"]\nprobe = false'))
+    house.post("/v1/reload")
+    with pytest.raises(ConflictError, match=r"its \[\[peer\]\] says probe = false"):
+        house.post("/v1/peers/branch-8/probe")
+    house.post("/v1/detach", {"device": "gre7"})
+    with pytest.raises(ConflictError, match="clampd is kept off gre7; `clampctl attach gre7`"):
+        house.post("/v1/peers/careful/probe")
+
+
+def test_forget(house: House) -> None:
+    """What was learned goes, from the disk too; where nobody can be asked, that is said."""
+    learned = Learned(1328, 1329, True, "probe", "1328 answered in 12 ms", 1e9, 1e9)
+    house.store.set_learned("branch-8", learned)
+    house.restart()
+    assert (house.peer("branch-8")["mtu"], house.peer("branch-8")["state"]) == (1328, "searching")
+    house.events()
+    found = house.post("/v1/peers/branch-8/forget")["peer"]
+    assert (found["mtu"], found["state"], found["floor"]) == (1476, "unprobed", None)
+    assert "no address behind it is known" in found["why"]
+    in_force = house.kernel.in_force("gre7", "10.8.0.0/16")
+    assert in_force is not None
+    assert in_force.mtu == 1476
+    assert house.happened("mtu-changed")[0]["old"] == 1328
+    house.restart()
+    assert house.peer("branch-8")["mtu"] == 1476
+
+
+# -- what routers say
+
+
+def too_big(house: House, mtu: int, quoted: int = 1500, *, seen: bool = True) -> Any:
+    """An ICMP message about an outer packet to branch-8 arrives."""
+    house.events()
+    event = abi.Event(
+        peer=house.daemon._reconciler._index_of["branch-8"],
+        size=mtu,
+        mtu=quoted,
+        kind=abi.EventKind.UNDERLAY_ICMP,
+        family=4,
+        flags=abi.EVENT_SEEN if seen else 0,
+    )
+    house.daemon._on_event(event)
+    return house.peer("branch-8")
+
+
+@pytest.mark.parametrize(
+    ("named", "mtu"),
+    [(1400, 1376), (1280, 1256), (1279, 1256), (552, 1256), (68, 1256), (1499, 1475)],
+)
+def test_a_router_that_saw_our_packets(named: int, mtu: int, house: House) -> None:
+    """Nobody can be asked there, so its word is taken: less the tunnel's headers, but never below min_outer."""
+    found = too_big(house, named)
+    assert (found["state"], found["mtu"], found["source"]) == ("hinted", mtu, "icmp")
+    in_force = house.kernel.in_force("gre7", "10.8.0.0/16")
+    assert in_force is not None
+    assert (in_force.mtu, in_force.flags & abi.PEER_ANSWER) == (mtu, abi.PEER_ANSWER)
+    house.clock.forward(601)
+    house.daemon.look_at_peers()
+    assert (house.peer("branch-8")["state"], house.peer("branch-8")["mtu"]) == ("unprobed", 1476)
+
+
+@pytest.mark.parametrize(
+    ("named", "quoted", "seen", "refuted"),
+    [(1400, 1500, False, 0), (0, 1500, True, 1), (1500, 1500, True, 1), (65000, 1500, True, 1), (1400, 600, True, 1)],
+)
+def test_a_router_that_is_not_believed(named: int, quoted: int, seen: bool, refuted: int, house: House) -> None:
+    """It may be forged; or it names no MTU, or one that the packet was not over."""
+    found = too_big(house, named, quoted, seen=seen)
+    assert (found["state"], found["mtu"]) == ("unprobed", 1476)
+    assert (found["counters"]["hints"], found["counters"]["hints_refuted"]) == (1, refuted)
+    (hint,) = house.happened("hint")
+    assert (hint["hint"], hint["mtu"], hint["proven"], "refuted" in hint) == ("icmp", named, seen, bool(refuted))
 
 
 # -- pins

@@ -195,6 +195,54 @@ def test_a_device_that_goes_takes_its_peers_along(watch: Watch) -> None:
     assert watch.discovery.peer("wg0", key(1)) is None
 
 
+# -- out of turn
+
+
+def test_a_device_can_be_asked_out_of_turn(watch: Watch) -> None:
+    watch.programs.tell("wg0", *map(peer, range(300)))
+    watch.run(2, link())
+    watch.programs.tell("wg0", peer(1, last_handshake=HANDSHAKE))
+    watch.discovery.refresh("wg0")
+    found = watch.discovery.peer("wg0", key(1))
+    assert found is not None
+    assert found.last_handshake == HANDSHAKE
+    assert watch.discovery.look([link()])  # there are fewer
+    assert not watch.discovery.look([link()])
+
+
+def test_but_not_twice_in_a_second(watch: Watch) -> None:
+    watch.programs.tell("wg0", peer(1))
+    watch.discovery.look([link()])
+    watch.programs.asked.clear()
+    for _ in range(50):
+        watch.discovery.refresh("wg0")
+        watch.programs.now += 0.1
+    assert len(watch.programs.asked) <= 5
+
+
+def test_nor_one_that_is_not_there(watch: Watch) -> None:
+    watch.discovery.refresh("wg0")
+    assert watch.programs.asked == []
+
+
+def test_nor_one_that_does_not_answer(watch: Watch) -> None:
+    """It holds everybody for as long as it may: as seldom as in turn."""
+    watch.programs.tell("wg0", peer(1))
+    watch.discovery.look([link()])
+    watch.programs.trouble["wg0"] = 60
+    watch.programs.asked.clear()
+    waited = 0.0
+    for _ in range(60):
+        before = watch.programs.now
+        watch.discovery.refresh("wg0")
+        waited += watch.programs.now - before
+        watch.discovery.look([link()])
+        watch.programs.now += 1
+    assert len(watch.discovery.peers["wg0"]) == 1
+    assert len(watch.programs.asked) <= 6
+    assert waited <= 1
+
+
 # -- what becomes of them
 
 
@@ -218,8 +266,8 @@ class House:
             Discovery(self.programs.read),
         )
         self.daemon.start()
-        self.written: list[None] = []
-        self.kernel.watch = lambda: self.written.append(None)
+        self.written: list[str] = []
+        self.kernel.watch = lambda: self.written.append(self.kernel.touched)
 
     def look(self) -> None:
         """Two seconds later."""
@@ -306,7 +354,8 @@ def test_traffic_alone_writes_nothing(house: House, monkeypatch: pytest.MonkeyPa
     house.look()
     house.programs.now += 2
     house.daemon.reconcile()
-    assert (derived, house.written) == ([], [])
+    assert derived == []
+    assert set(house.written) <= {"clampd_config"}  # where it says that we are there
     assert house.peers()[name_of(1)].last_handshake == "2026-01-31T12:00:02Z"
 
 

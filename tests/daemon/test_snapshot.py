@@ -11,7 +11,7 @@ import pytest
 from mssclamp.daemon.resolve import Resolved
 from mssclamp.daemon.snapshot import address_document, instant, peer_document
 from mssclamp.datapath.abi import Counters
-from mssclamp.pmtu.table import Observation, Peer, PeerFacts, Value
+from mssclamp.pmtu.table import Learned, Observation, Peer, PeerFacts, Tally, Value
 
 FACTS = PeerFacts(
     id="branch-7",
@@ -79,6 +79,45 @@ def test_a_peer() -> None:
     assert counters.pop("clamped") == 12
     assert counters.pop("would_clamp") == 3
     assert set(counters.values()) == {0}
+
+
+def searched(mtu: int = 1352, ceiling: int | None = 1353, *, exact: bool = True) -> Peer:
+    why = f"{mtu} answered in 12 ms"
+    peer = row(Value(mtu, "confirmed", "probe", why))
+    peer.learned = Learned(mtu, ceiling, exact, "probe", why, 1_769_860_800, 1_769_860_860, "to-peer", 0.0123456789)
+    peer.tally = Tally(blackholes=1, hints=5, hints_refuted=4, probes=14, rounds=2)
+    return peer
+
+
+def test_what_was_learned() -> None:
+    document = peer_document(searched(), Counters(resent=9), enforced=True, last_handshake=1_769_860_742.5)
+    assert (document.state, document.mtu, document.source, document.direction) == (
+        "confirmed", 1352, "probe", "to-peer"
+    )  # fmt: skip
+    assert (document.floor, document.ceiling, document.exact, document.path_mtu) == (1352, 1353, True, 1376)
+    assert (document.rtt, document.checked) == (0.012346, "2026-01-31T12:01:00Z")
+    assert document.last_handshake == "2026-01-31T11:59:02Z"
+    counters = document.counters
+    assert (counters.blackholes, counters.retransmits, counters.hints, counters.hints_refuted) == (1, 9, 5, 4)
+    assert (counters.probes, counters.rounds) == (14, 2)
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "exact", "shown"),
+    [(None, True, 1353), (None, False, None), (1400, False, 1400), (1353, True, 1353)],
+)
+def test_the_ceiling(ceiling: int | None, exact: bool, shown: int | None) -> None:
+    """Where the device takes no more, that is one above; where larger sizes were not tried, nobody knows."""
+    document = peer_document(searched(1352, ceiling, exact=exact), Counters(), enforced=True)
+    assert (document.floor, document.ceiling) == (1352, shown)
+
+
+def test_what_a_router_said_is_no_bound() -> None:
+    peer = row(Value(1300, "hinted", "icmp", "a router says that 1300 fit"))
+    peer.learned = Learned(1300, None, False, "icmp", "a router says that 1300 fit", 1e9, 1e9, "to-peer")
+    document = peer_document(peer, Counters(), enforced=True)
+    assert (document.floor, document.ceiling, document.path_mtu, document.rtt) == (None, None, None, None)
+    assert (document.direction, document.exact, document.source) == ("to-peer", False, "icmp")
 
 
 def test_a_peer_whose_device_is_away() -> None:

@@ -15,7 +15,7 @@ from .lab import Lab
 from .namespace import Namespace
 from .packet import Segment, build_syn, parse_segment
 from .process import Process
-from .shrinking import heal, narrowed
+from .shrinking import hang, heal, narrowed
 from .traffic import Connection, SynSender, transfer
 from .upload import Upload
 from .wireguard import WireGuard
@@ -40,6 +40,7 @@ __all__ = [
     "another_version",
     "build_syn",
     "checksum_errors",
+    "hang",
     "heal",
     "narrowed",
     "parse_segment",

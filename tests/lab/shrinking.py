@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from .bpf import TcProgram, swallow_above
 from .clampd import Clampd
-from .command import wait_for
+from .command import LabError, wait_for
 from .namespace import Namespace
 from .upload import Upload
 
@@ -29,6 +29,18 @@ def narrowed(namespace: Namespace, device: str, size: int) -> Iterator[None]:
             yield
         finally:
             namespace.tc(f"filter del dev {device} ingress pref {PRIORITY}")
+
+
+def hang(uploads: Sequence[Upload], seconds: float) -> None:
+    """Until all have stalled, and then for so long that not one byte arrives; LabError if one does."""
+    for upload in uploads:
+        upload.wait_stalled()
+    arrived = [upload.received for upload in uploads]
+    time.sleep(seconds)
+    if [upload.received for upload in uploads] != arrived:
+        raise LabError(
+            f"not all hang: {arrived} bytes had arrived, and {seconds:g} s later {[u.received for u in uploads]}"
+        )
 
 
 def heal(

@@ -93,6 +93,10 @@ class Upload:
         """Until `size` more bytes have arrived; LabError after `timeout` seconds, or if they are wrong."""
         target = self.received + size
         wait_for(lambda: self._problem or self.received >= target, f"{self._name} to go on", timeout=timeout)
+        self.check()
+
+    def check(self) -> None:
+        """Raise LabError if the connection broke, or brought other bytes than were sent."""
         if self._problem:
             raise LabError(f"{self._name}: {self._problem}")
 

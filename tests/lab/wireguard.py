@@ -28,7 +28,7 @@ class WireGuard:
         self.namespace = namespace
         self.name = unique("wg")
         self.port = port
-        self._addresses = addresses
+        self.addresses = addresses
         self._mtu = mtu
         self._peers: list[list[str]] = []
         self._key = directory / f"{self.name}.key"
@@ -77,7 +77,7 @@ class WireGuard:
         wait_for(socket.exists, f"wireguard-go's {socket}: {self._process.output()}")
         self._set("private-key", str(self._key), "listen-port", str(self.port))
         self.namespace.ip(f"link set {self.name} mtu {self._mtu}")
-        self.namespace.address(self.name, *self._addresses)
+        self.namespace.address(self.name, *self.addresses)
 
     def _stop(self) -> None:
         self._process.stop()

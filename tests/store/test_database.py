@@ -7,6 +7,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mssclamp.errors import StoreError
+from mssclamp.pmtu.table import Learned
 from mssclamp.store import database
 from mssclamp.store.database import EVERY_DEVICE, Store, path_for
 from support import require_root
 
 NOBODY = 65534
+
+PROVEN = Learned(1328, 1344, True, "probe", "1328 answered in 12 ms", 1e9, 1e9 + 30, "both", 0.012)
 
 
 @pytest.fixture
@@ -42,11 +46,15 @@ def filled(path: Path) -> bytes:
             store.set_pin(f"branch-{number}", 1300 + number, 1e9 + number)
         store.replace_modes({EVERY_DEVICE: "enforce", "wg0": "observe"}, {"wg1": 10**15}, "boot-a")
         store.set_detached("gre7", True)
+        store.set_learned("branch-7", PROVEN)
     return path.read_bytes()
 
 
 def everything(store: Store) -> tuple[object, ...]:
-    return store.pins(), store.modes(), store.trials("boot-a"), store.detached()
+    return store.pins(), store.modes(), store.trials("boot-a"), store.detached(), store.learned()
+
+
+EMPTY = ({}, {}, {}, set(), {})
 
 
 def set_aside(path: Path) -> list[str]:
@@ -62,13 +70,14 @@ def test_everything_outlives_a_restart(path: Path) -> None:
         pins, *rest = everything(store)
         assert pins["branch-7"] == (1307, 1e9 + 7)
         assert len(pins) == 20
-        assert rest == [{EVERY_DEVICE: "enforce", "wg0": "observe"}, {"wg1": 10**15}, {"gre7"}]
+        untrusted = {"branch-7": replace(PROVEN, trusted=False)}
+        assert rest == [{EVERY_DEVICE: "enforce", "wg0": "observe"}, {"wg1": 10**15}, {"gre7"}, untrusted]
     assert set_aside(path) == []
 
 
 def test_a_new_database_is_empty(path: Path) -> None:
     with opened(path) as store:
-        assert everything(store) == ({}, {}, {}, set())
+        assert everything(store) == EMPTY
 
 
 def test_what_was_written_is_there_without_a_close(path: Path, tmp_path: Path) -> None:
@@ -157,14 +166,42 @@ def test_routes_of_another_boot_go(path: Path) -> None:
         assert (store.routes("boot-a"), store.routes("boot-b")) == ({}, {b"one": {1400}})
 
 
-def test_a_database_of_the_first_version_gets_the_table(path: Path) -> None:
+@pytest.mark.parametrize(("version", "lacks"), [(1, ("route", "learned")), (2, ("learned",))])
+def test_a_database_of_an_earlier_version_gets_its_tables(path: Path, version: int, lacks: tuple[str, ...]) -> None:
     filled(path)
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE route; PRAGMA user_version = 1")
+        db.executescript("".join(f"DROP TABLE {table};" for table in lacks) + f"PRAGMA user_version = {version}")
     with opened(path) as store:
         store.add_routes([(b"one", 1400)], "boot-a")
+        assert store.learned() == {}
+        store.set_learned("branch-7", PROVEN)
         assert len(store.pins()) == 20
+    with opened(path) as store:
+        assert list(store.learned()) == ["branch-7"]
     assert set_aside(path) == []
+
+
+def test_what_is_learned_is_replaced_and_dropped(path: Path) -> None:
+    bare = Learned(1420, None, False, "probe", "1420 answered", 3.0, 3.0)
+    with opened(path) as store:
+        store.set_learned("branch-7", PROVEN)
+        store.set_learned("branch-7", bare)
+        store.set_learned("branch-8", PROVEN)
+        assert store.learned() == {
+            "branch-7": replace(bare, trusted=False),
+            "branch-8": replace(PROVEN, trusted=False),
+        }
+        store.set_learned("branch-7", None)
+        store.set_learned("nobody", None)
+        assert list(store.learned()) == ["branch-8"]
+
+
+def test_what_a_router_said_is_not_kept(path: Path) -> None:
+    hint = replace(PROVEN, source="icmp", direction="to-peer")
+    with opened(path) as store:
+        store.set_learned("branch-7", PROVEN)
+        store.set_learned("branch-7", hint)
+        assert store.learned() == {}
 
 
 # -- damage
@@ -205,6 +242,14 @@ def values_of_another_kind(path: Path) -> None:
         db.commit()
 
 
+def an_mtu_that_is_none(path: Path) -> None:
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA ignore_check_constraints = ON")
+        db.execute("UPDATE learned SET mtu = -1")
+        db.commit()
+
+
 def replaced_bytes(path: Path, old: bytes, new: bytes) -> None:
     data = filled(path)
     assert data.count(old) >= 1
@@ -226,6 +271,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "an index in a table's place": an_index_in_a_tables_place,
     "a view in a table's place": a_view_in_a_tables_place,
     "values of another kind": values_of_another_kind,
+    "an MTU that is none": an_mtu_that_is_none,
     "a directory": lambda path: (path / "inside").mkdir(parents=True),
     "a fifo": os.mkfifo,
 }
@@ -238,7 +284,7 @@ def test_what_is_damaged_is_set_aside(
     path.parent.mkdir()
     damage(path)
     with opened(path) as store:
-        assert everything(store) == ({}, {}, {}, set())
+        assert everything(store) == EMPTY
         store.set_pin("branch-7", 1380, 1.0)
     (aside,) = set_aside(path)
     (record,) = caplog.records
@@ -294,11 +340,17 @@ def _opens_and_reads(data: bytes) -> None:
         path = Path(directory) / "clampd.db"
         path.write_bytes(data)
         with opened(path) as store:
-            pins, modes, trials, detached = everything(store)
+            pins, modes, trials, detached, learned = everything(store)
     assert all(isinstance(peer, str) and 576 <= mtu <= 65535 for peer, (mtu, _) in pins.items())
     assert set(modes.values()) <= {"observe", "enforce"}
     assert all(isinstance(until, int) for until in trials.values())
     assert all(isinstance(device, str) for device in detached)
+    for each in learned.values():
+        assert 1 <= each.mtu <= 65535
+        assert each.direction in (None, "both", "to-peer")
+        assert isinstance(each.why, str)
+        assert isinstance(each.found + each.checked + (each.rtt or 0), float)
+        assert isinstance(each.ceiling or 0, int)
 
 
 @settings(max_examples=60)

@@ -15,8 +15,15 @@ STATES = ("unprobed", "searching", "confirmed", "blackhole", "hinted", "pinned")
 @json_option
 @pass_app
 def peers(app: App, *, device: str | None, state: str | None, as_json: bool) -> None:
-    """All peers in a table: MTU and MSS (IPv4/IPv6) in force, where the MTU is from, SYNs that were clamped (in
-    observe mode: would have been), age of the last change."""
+    """All peers in a table.
+
+    \b
+    mtu      the largest inner packet, in force
+    path     the largest outer packet that was proven to reach the endpoint
+    mss      what SYNs are clamped to, IPv4/IPv6
+    checked  how long ago a probe last said so
+    clamped  SYNs that were clamped; in observe mode: that would have been
+    """
     client = app.client()
     document = client.peers(device, state)
     if as_json:
@@ -44,7 +51,8 @@ def peers(app: App, *, device: str | None, state: str | None, as_json: bool) -> 
 @json_option
 @pass_app
 def show(app: App, *, peer: str, device: str | None, history: bool, as_json: bool) -> None:
-    """One peer: the value in force and why, its bounds, the evidence, what happened to its packets.
+    """One peer: the value in force and why, how exactly it is known, which way and since when; the evidence; what
+    happened to its packets; what would help where nothing could be measured.
 
     For an address also the prefix that leads to it, and what its packets meet each way.
     """
@@ -53,6 +61,8 @@ def show(app: App, *, peer: str, device: str | None, history: bool, as_json: boo
     if as_json:
         app.say_json(client.wire)
         return
+    from datetime import UTC, datetime
+
     from mssclamp.cli import render
 
-    app.show(render.peer(document, history=history))
+    app.show(render.peer(document, datetime.now(UTC), history=history))

@@ -5,23 +5,31 @@ PURE. Every text goes in as `Text`, never as markup: names may hold anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mssclamp.cli import words
-from mssclamp.control.protocol import Address, Device, Peer, PeerDocument, PeersDocument, Program, Status
+from mssclamp.cli import sentences, words
+from mssclamp.control.protocol import Address, Device, Evidence, Peer, PeerDocument, PeersDocument, Program, Status
 
 EVIDENCE_SHOWN = 8
 
 _DIRECTIONS = {"to-peer": "to the peer", "from-peer": "from the peer"}
-_DISPENSABLE = ("source", "changed", "prefixes")
+_DISPENSABLE = ("prefixes", "path", "mss", "clamped")
 _FLEXIBLE = frozenset({"name", "prefixes", "ingress", "egress"})
 _GAP = 2
-_STATE_STYLES = {"confirmed": "green", "pinned": "cyan", "searching": "yellow", "hinted": "yellow", "blackhole": "red"}
+_MEASURED = frozenset({"probe", "icmp", "kernel"})
+_STATE_STYLES = {
+    "confirmed": "green",
+    "pinned": "cyan",
+    "searching": "yellow",
+    "hinted": "magenta",
+    "blackhole": "bold red",
+}
 
 
 def status(of: Status) -> RenderableType:
@@ -55,7 +63,7 @@ def peers(of: PeersDocument, now: datetime, width: int) -> RenderableType:
     return table(columns, ([styled(column, row[column]) for column in columns] for row in rows))
 
 
-def peer(of: PeerDocument, *, history: bool = False) -> RenderableType:
+def peer(of: PeerDocument, now: datetime, *, history: bool = False) -> RenderableType:
     """`clampctl show`: one peer in words; `history` shows all the evidence that is kept."""
     known = of.peer
     lines: list[RenderableType] = []
@@ -66,11 +74,19 @@ def peer(of: PeerDocument, *, history: bool = False) -> RenderableType:
         Text.assemble((known.name, "bold"), f"  {kind}" + (f", id {known.id}" if known.id != known.name else ""))
     )
     facts = Table.grid(padding=(0, _GAP))
-    for key, value in _facts(known):
-        facts.add_row(Text(f"  {key}", "dim"), Text(value))
+    for key, value in _facts(known, now):
+        facts.add_row(Text(f"  {key}", "dim"), Text(value, _fact_style(key, known)))
     lines.append(facts)
-    lines += _evidence(known, history)
+    lines += _evidence(known, now, history)
     return Group(*lines)
+
+
+def probe_round(number: int, answered: Collection[int], lost: Collection[int]) -> Text:
+    """One round of a search: its sizes in green and red."""
+    line = Text(f"round {number}:", "bold")
+    for size in sorted({*answered, *lost}):
+        line.append(f" {size}", "green" if size in answered else "red")
+    return line.append(f"  ({len(answered)} answered, {len(lost)} lost)", "dim")
 
 
 def table(columns: Sequence[str | Text], rows: Iterable[Sequence[Text]], *, fold: bool = True) -> Table:
@@ -98,6 +114,8 @@ def styled(column: str, cell: str) -> Text:
             return Text(cell, "green" if cell == "enforce" else "")
         case "attached":
             return Text(cell, "green" if cell == "yes" else "red")
+        case "holes":
+            return Text(cell, "" if cell == "0" else "red")
     return Text(cell)
 
 
@@ -106,7 +124,7 @@ def _devices(devices: Sequence[Device]) -> Table:
     rows = (
         (
             each.name,
-            each.kind or words.UNKNOWN,
+            "underlay" if each.role == "underlay" else each.kind or words.UNKNOWN,
             words.size(each.mtu),
             each.mode,
             "yes" if each.attached else "no",
@@ -131,48 +149,64 @@ def _programs(programs: Sequence[Program], hook: str) -> str:
     return ", ".join(told) or words.UNKNOWN
 
 
-def _facts(of: Peer) -> Iterator[tuple[str, str]]:
+def _facts(of: Peer, now: datetime) -> Iterator[tuple[str, str]]:
     """What is known, in the order of interest; what is unknown and says nothing by that is left out."""
-    yield "mtu", f"{words.size(of.mtu)}{f' ({of.why})' if of.why else ''}"
+    measured = of.source in _MEASURED  # or else what is known of the path says nothing about the value in force
+    exact, direction = (of.exact, of.direction) if measured else (None, None)
+    yield "mtu", sentences.measured(of.mtu, exact, direction).removeprefix("MTU ")
+    if of.why:
+        yield "why", of.why
+    yield "state", of.state
     yield "mss", f"{words.size(of.mss4)} for IPv4, {words.size(of.mss6)} for IPv6"
-    exact = "" if of.exact is not False else ", not exact to the byte"
-    yield "state", f"{of.state}{exact}" + (f", since {of.changed}" if of.changed else "")
     if of.floor is not None or of.ceiling is not None:
-        floor = f"{of.floor} passes" if of.floor is not None else "nothing proven to pass"
-        ceiling = f"{of.ceiling} does not" if of.ceiling is not None else "nothing known not to"
-        yield "bounds", f"{floor}, {ceiling}"
-    if of.direction is not None:
-        yield "measured", "both ways" if of.direction == "both" else "our way only"
-    if of.mtu_from_peer is not None:
-        yield "from the peer", f"{of.mtu_from_peer}"
+        yield "bounds", words.bounds(of)
     if of.path_mtu is not None:
-        yield "path mtu", f"{of.path_mtu} outer"
-    if of.overhead is not None:
-        yield "overhead", f"{of.overhead} bytes"
-    yield "mode", of.mode
-    yield "prefixes", ", ".join(of.prefixes) or "none"
-    for key, value in (("endpoint", of.endpoint), ("public key", of.public_key), ("handshake", of.last_handshake)):
-        if value is not None:
-            yield key, value
+        yield "path mtu", f"{of.path_mtu}: the largest outer packet that was proven to reach the endpoint"
+    if of.mtu_from_peer is not None:
+        yield "from the peer", f"{of.mtu_from_peer}: what passes on the way from the peer to us"
     if of.rtt is not None:
         yield "round trip", f"{of.rtt * 1000:.3g} ms"
-    if of.checked is not None:
-        yield "checked", of.checked
-    yield "packets", words.counters(of.counters)
+    for key, instant in (("checked", of.checked), ("changed", of.changed), ("handshake", of.last_handshake)):
+        if instant is not None:
+            yield key, words.moment(instant, now)
+    yield "mode", of.mode
+    yield "prefixes", ", ".join(of.prefixes) or "none"
+    for key, value in (("endpoint", of.endpoint), ("public key", of.public_key)):
+        if value is not None:
+            yield key, value
+    if of.overhead is not None:
+        yield "overhead", f"{of.overhead} bytes"
+    yield "packets", words.packets(of.counters)
+    if probing := words.probing(of.counters):
+        yield "probing", probing
 
 
-def _evidence(of: Peer, history: bool) -> Iterator[Text]:
-    kept = list(of.evidence) if isinstance(of.evidence, list) else []
+def _fact_style(key: str, of: Peer) -> str:
+    if key == "state":
+        return _STATE_STYLES.get(of.state, "")
+    # Of a peer that nobody could measure, the reason says what would help.
+    return "yellow" if key == "why" and of.state == "unprobed" else ""
+
+
+def _evidence(of: Peer, now: datetime, history: bool) -> Iterator[RenderableType]:
+    kept = sorted(of.evidence, key=lambda each: each.at) if isinstance(of.evidence, list) else []
     shown = kept if history else kept[-EVIDENCE_SHOWN:]
     if shown:
-        yield Text("  evidence", "dim")
+        yield Text("  evidence, times in UTC", "dim")
     if len(shown) < len(kept):
         yield Text(f"    {len(kept) - len(shown)} older (--history shows them)", "dim")
+    told = Table.grid(padding=(0, _GAP))
     for each in shown:
-        what = " ".join(
-            filter(None, (each.source, words.size(each.size) if each.size is not None else "", each.verdict))
-        )
-        yield Text(f"    {each.at}  {what}: {each.text}")
+        told.add_row(Text(f"    {words.clock(each.at, now)}", "dim"), Text(each.source), Text(_told(each)))
+    if shown:
+        yield told
+
+
+def _told(of: Evidence) -> str:
+    """The text alone where it names the size by itself: "1400 answered in 12 ms"."""
+    if of.size is None or re.search(rf"\b{of.size}\b", of.text):
+        return of.text
+    return f"{of.size} {of.verdict}: {of.text}"
 
 
 def _address(of: Address, behind: Peer) -> Iterator[Text]:

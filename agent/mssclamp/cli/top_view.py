@@ -6,22 +6,22 @@ PURE. Times are seconds of one monotonic clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from mssclamp.cli import render, words
+from mssclamp.cli import render, sentences, words
 from mssclamp.control.protocol import Event, Peer, Status
 
 EVENTS_SHOWN = 5
 _HEIGHT_FOR_EVENTS = 16
 _LINES_AROUND_ROWS = 4
-_WIDTH_FOR_PREFIXES = 100
 
-_COLUMNS = ("name", "device", "state", "mtu", "mss", "mode", "clamp/s", "would/s", "prefixes")
+_WIDTH_FOR = {"mss": 92, "prefixes": 110}
+"""Columns of characters from which on a column is shown; the others always are."""
 
 _KEY = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|.", re.DOTALL)
 _NAMED_KEYS = {
@@ -69,6 +69,8 @@ SORTS: tuple[tuple[str, Callable[[Row], Any]], ...] = (
     ("name", lambda row: row.peer.name),
     ("clamp/s", lambda row: (-(row.clamped or 0), row.peer.name)),
     ("would/s", lambda row: (-(row.would or 0), row.peer.name)),
+    ("resent", lambda row: (-row.peer.counters.retransmits, row.peer.name)),
+    ("holes", lambda row: (-row.peer.counters.blackholes, row.peer.name)),
     ("mtu", lambda row: (row.peer.mtu or 0, row.peer.name)),
     ("state", lambda row: (row.peer.state, row.peer.name)),
     ("device", lambda row: (row.peer.device, row.peer.name)),
@@ -138,7 +140,7 @@ def lay_out(view: View, all_rows: Sequence[Row], events: Sequence[Event], width:
     room = max(1, height - _LINES_AROUND_ROWS - (len(told) + 1 if told else 0))
     found = chosen(view, all_rows)
     first = max(0, min(view.top, len(found) - room))
-    columns = _COLUMNS if width >= _WIDTH_FOR_PREFIXES else _COLUMNS[:-1]
+    columns = [column for column in _CELLS if width >= _WIDTH_FOR.get(column, 0)]
     return Layout(found[first : first + room], first, len(found), room, columns, told)
 
 
@@ -180,7 +182,7 @@ def screen(view: View, sample: Sample, layout: Layout, now: float, notice: str =
     lines.append(_table(view, layout, past=bool(notice)))
     if layout.events:
         lines.append(Text())
-        lines += [_line(f"{event.at[11:19]} {words.event(event)}", "dim") for event in layout.events]
+        lines += [_line(f"{event.at[11:19]} {sentences.event(event)}", "dim") for event in layout.events]
     lines.append(_foot(view, layout))
     return Group(*lines)
 
@@ -208,30 +210,31 @@ def _second_line(sample: Sample, now: float, notice: str) -> Text:
 def _table(view: View, layout: Layout, *, past: bool) -> RenderableType:
     sorted_by = SORTS[view.sort][0]
     heads = [Text(name, "bold reverse" if name == sorted_by else "bold") for name in layout.columns]
-    rows = ([render.styled(*pair) for pair in zip(layout.columns, _cells(row), strict=False)] for row in layout.shown)
+    rows = ([render.styled(column, _CELLS[column](row)) for column in layout.columns] for row in layout.shown)
     made = render.table(heads, rows, fold=False)
     if past:
         made.style = "dim"
     return made
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    peer = row.peer
-    return (
-        peer.name,
-        peer.device,
-        peer.state,
-        words.size(peer.mtu),
-        words.mss(peer.mss4, peer.mss6),
-        peer.mode,
-        _rate(row.clamped),
-        _rate(row.would),
-        words.shortened(peer.prefixes),
-    )
-
-
 def _rate(value: float | None) -> str:
     return words.UNKNOWN if value is None else f"{value:.1f}" if 0 < value < 100 else f"{value:.0f}"
+
+
+_CELLS: Mapping[str, Callable[[Row], str]] = {
+    "name": lambda row: row.peer.name,
+    "device": lambda row: row.peer.device,
+    "state": lambda row: row.peer.state,
+    "mtu": lambda row: words.size(row.peer.mtu),
+    "mss": lambda row: words.mss(row.peer.mss4, row.peer.mss6),
+    "mode": lambda row: row.peer.mode,
+    "clamp/s": lambda row: _rate(row.clamped),
+    "would/s": lambda row: _rate(row.would),
+    "resent": lambda row: str(row.peer.counters.retransmits),
+    "holes": lambda row: str(row.peer.counters.blackholes),
+    "prefixes": lambda row: words.shortened(row.peer.prefixes),
+}
+"""The columns from left to right."""
 
 
 def _foot(view: View, layout: Layout) -> Text:

@@ -17,13 +17,13 @@ from mssclamp.cli.app import App, json_option, pass_app
 @pass_app
 def watch(app: App, *, as_json: bool) -> None:
     """Events as they come, one in a line, until Ctrl-C. Ends with status 3 when the daemon goes away."""
-    from mssclamp.cli import words
+    from mssclamp.cli import sentences
 
     client = app.client()
     _end_with_the_reader()
     try:
         for event in client.events():
-            app.say(client.wire.decode() if as_json else f"{event.at}  {words.event(event)}")
+            app.say(client.wire.decode() if as_json else f"{event.at}  {sentences.event(event)}")
     except KeyboardInterrupt:
         return
 

@@ -6,11 +6,11 @@ PURE. Times come in as RFC 3339 text, the present as a datetime.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
-from mssclamp.control.protocol import Counters, Event, Peer, Trial
+from mssclamp.control.protocol import Counters, Peer, Trial
 
 UNKNOWN = "-"
 
@@ -31,6 +31,22 @@ def age(at: str | None, now: datetime) -> str:
     if at is None:
         return UNKNOWN
     return span((now - datetime.fromisoformat(at)).total_seconds()).split()[0]
+
+
+def moment(at: str, now: datetime) -> str:
+    """How long ago that was, and when: "5m 30s ago, at 12:00:00 UTC"."""
+    return f"{span((now - datetime.fromisoformat(at)).total_seconds())} ago, at {clock(at, now)} UTC"
+
+
+def clock(at: str, now: datetime) -> str:
+    """An instant in UTC, with its date unless that is today's: "12:00:03"."""
+    then = datetime.fromisoformat(at).astimezone(UTC)
+    return then.strftime("%H:%M:%S" if then.date() == now.astimezone(UTC).date() else "%Y-%m-%d %H:%M:%S")
+
+
+def number(count: int, noun: str) -> str:
+    """So many of something: "1 round", "22 probes"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def size(value: int | None) -> str:
@@ -55,9 +71,28 @@ def counts(numbers: Mapping[str, int]) -> str:
     return ", ".join(told) or "nothing yet"
 
 
-def counters(of: Counters) -> str:
-    """A peer's counters that are not zero."""
-    return counts(msgspec.structs.asdict(of))
+def packets(of: Counters) -> str:
+    """What happened to a peer's packets: the counters that are not zero."""
+    numbers = msgspec.structs.asdict(of)
+    for of_probes in _PROBING:
+        del numbers[of_probes]
+    numbers["resent"] = numbers.pop("retransmits")
+    return counts(numbers)
+
+
+def probing(of: Counters) -> str:
+    """What was done to find a peer's MTU: "2 rounds, 14 probes, 5 hints (4 refuted), 1 black hole"; "" if nothing."""
+    refuted = f" ({of.hints_refuted} refuted)" if of.hints_refuted else ""
+    told = [
+        number(of.rounds, "round") if of.rounds else "",
+        number(of.probes, "probe") if of.probes else "",
+        number(of.hints, "hint") + refuted if of.hints else "",
+        number(of.blackholes, "black hole") if of.blackholes else "",
+    ]
+    return ", ".join(filter(None, told))
+
+
+_PROBING = ("probes", "rounds", "hints", "hints_refuted", "blackholes")
 
 
 def trial(of: Trial, seconds_left: float | None = None) -> str:
@@ -70,11 +105,23 @@ def states(peers: Mapping[str, int]) -> str:
     """How many peers there are, and in which states: "3 peers: 2 pinned, 1 unprobed"."""
     total = sum(peers.values())
     told = ", ".join(f"{count} {state}" for state, count in sorted(peers.items()) if count)
-    return f"{total} peer{'' if total == 1 else 's'}" + (f": {told}" if told else "")
+    return number(total, "peer") + (f": {told}" if told else "")
 
 
-PEER_COLUMNS = ("name", "device", "state", "mtu", "mss", "source", "mode", "clamped", "would", "prefixes", "changed")
-NUMBERS = frozenset({"mtu", "clamped", "would", "clamp/s", "would/s"})
+def bounds(of: Peer) -> str:
+    """What is known to pass and not to pass: "1328 passes, 1329 does not"."""
+    floor = f"{of.floor} passes" if of.floor is not None else "nothing proven to pass"
+    return f"{floor}, {of.ceiling} does not" if of.ceiling is not None else f"{floor}, nothing known not to"
+
+
+def in_force(of: Peer) -> str:
+    """What counts for the peer: "MTU 1380 (pinned by clampctl), MSS 1340/1320, pinned"."""
+    why = f" ({of.why})" if of.why else ""
+    return f"MTU {size(of.mtu)}{why}, MSS {mss(of.mss4, of.mss6)}, {of.state}"
+
+
+PEER_COLUMNS = ("name", "device", "state", "mtu", "path", "mss", "checked", "mode", "clamped", "prefixes")
+NUMBERS = frozenset({"mtu", "path", "clamped", "clamp/s", "would/s", "resent", "holes"})
 """Columns that are set flush right."""
 
 
@@ -85,13 +132,12 @@ def peer_row(of: Peer, now: datetime) -> tuple[str, ...]:
         of.device,
         of.state,
         size(of.mtu),
+        size(of.path_mtu),
         mss(of.mss4, of.mss6),
-        of.source or UNKNOWN,
+        age(of.checked, now),
         of.mode,
-        str(of.counters.clamped),
-        str(of.counters.would_clamp),
+        str(of.counters.clamped if of.mode == "enforce" else of.counters.would_clamp),
         shortened(of.prefixes),
-        age(of.changed, now),
     )
 
 
@@ -103,27 +149,3 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ]
     line = "  ".join(aligned)
     return "\n".join(line.format(*row).rstrip() for row in (columns, *rows))
-
-
-def event(of: Event) -> str:
-    """One event as a sentence, without its time."""
-    details = {key: value for key, value in of.details.items() if value is not None}
-    peer, device, why = of.peer or "?", details.pop("device", None), details.pop("why", None)
-    reason = f": {why}" if why else ""
-    match of.event:
-        case "mtu-changed":
-            return f"{peer}: MTU {details.get('old', 'unknown')} -> {details.get('new', 'unknown')}{reason}"
-        case "peer-added":
-            return f"{peer}: new peer, MTU {details.get('mtu', 'unknown')}{reason}"
-        case "peer-removed":
-            return f"{peer}: no longer a peer{reason}"
-        case "device-attached":
-            return f"{device}: programs attached{reason}"
-        case "device-detached":
-            return f"{device}: programs no longer attached{reason}"
-        case "mode-changed":
-            trial = f" for {span(details['seconds'])}" if "seconds" in details else ""
-            return f"{device or 'all devices'}: {details.get('mode', '?')}{trial}{reason}"
-    subject = of.peer or device or "clampd"
-    rest = ", ".join(f"{key} {value}" for key, value in details.items())
-    return f"{subject}: {of.event}{f' ({rest})' if rest else ''}{reason}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ from mssclamp.control.protocol import (
     PeerDocument,
     PeersDocument,
     PinRequest,
+    ProbeResult,
+    ProbeRound,
     Status,
 )
 from mssclamp.errors import (
@@ -45,6 +48,8 @@ T = TypeVar("T")
 SOCKET_NAME = "clampd.sock"
 TIME_LIMIT = 10.0
 """Seconds that the daemon may be silent while a request is under way."""
+SEARCH_LIMIT = 60.0
+"""Seconds that a search may take: twice what it takes at most, since it may have to wait for its turn."""
 
 _CODES: dict[str, type[ClampdError]] = {
     kind.code: kind
@@ -124,8 +129,21 @@ class Client:
         return self._ask("POST", _peer_path(reference, "forget"), PeerDocument, query={"device": device})
 
     def probe(self, reference: str, device: str | None = None) -> PeerDocument:
-        """Probes the peer now."""
+        """Begins a search for the peer's MTU, and does not wait for it."""
         return self._ask("POST", _peer_path(reference, "probe"), PeerDocument, query={"device": device})
+
+    @contextlib.contextmanager
+    def search(
+        self, reference: str, device: str | None = None, seconds: float = SEARCH_LIMIT
+    ) -> Iterator[tuple[PeerDocument, Iterator[ProbeRound | ProbeResult]]]:
+        """Begins a search for the peer's MTU and follows it: the peer at its begin, the rounds as they end, the result.
+
+        The iterator's last item is the result. It raises ClampdError where there is none after so many seconds, and
+        NotFoundError when the peer goes meanwhile.
+        """
+        with self.follow(seconds=seconds) as events:  # opened first, so that nothing is missed
+            document = self.probe(reference, device)
+            yield document, self._search_of(document, events, seconds)
 
     def set_mode(self, request: ModeRequest) -> Done:
         """Enforces, observes, or confirms a trial."""
@@ -149,14 +167,61 @@ class Client:
         Ends only by an exception: NoDaemonError when the daemon goes away. Reconnecting is the caller's choice.
         While an event is looked at, `wire` is its line.
         """
+        with self.follow(since) as events:
+            yield from events
+
+    @contextlib.contextmanager
+    def follow(self, since: int | None = None, *, seconds: float | None = None) -> Iterator[Iterator[Event]]:
+        """The same, listening from the moment the block is entered; the iterator ends after so many `seconds`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
         with self._request("GET", "/v1/events", query={"since": since}) as (connection, answer):
             self._check(answer)
+            yield self._events(connection, answer, deadline)
+
+    def _events(
+        self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, deadline: float | None
+    ) -> Iterator[Event]:
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
             if connection.sock is not None:
-                connection.sock.settimeout(None)
-            while line := answer.readline():
-                self.wire = line.rstrip(b"\n")
-                yield self._event(self._decode(self.wire, dict[str, Any]))
-        raise NoDaemonError("the daemon has gone away", fix="see its log, or start it again")
+                connection.sock.settimeout(left)
+            try:
+                line = answer.readline()
+            except TimeoutError:
+                return
+            if not line:
+                raise NoDaemonError("the daemon has gone away", fix="see its log, or start it again")
+            self.wire = line.rstrip(b"\n")
+            yield self._event(self._decode(self.wire, dict[str, Any]))
+
+    def _search_of(
+        self, document: PeerDocument, events: Iterator[Event], seconds: float
+    ) -> Iterator[ProbeRound | ProbeResult]:
+        """What the events tell of this peer's search."""
+        peer = document.peer
+        for event in events:
+            if event.peer != peer.id:
+                continue
+            if event.event == "peer-removed":
+                raise NotFoundError(f"{peer.name} is no longer a peer", fix="`clampctl peers` lists them")
+            if event.event == "probe-round":
+                told = self._probe_round(event)
+                yield told
+                if isinstance(told, ProbeResult):
+                    return
+        raise ClampdError(
+            f"{peer.name}: no result within {seconds:g} s", fix="`clampctl show` tells it when there is one"
+        )
+
+    def _probe_round(self, event: Event) -> ProbeRound | ProbeResult:
+        try:
+            if event.details.get("done") is True:
+                return msgspec.convert(event.details, ProbeResult)
+            return msgspec.convert(event.details, ProbeRound)
+        except msgspec.ValidationError as error:
+            raise self._strange(str(error)) from None
 
     # -- one request --------------------------------------------------------------------------------------------
 

@@ -141,12 +141,13 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """One device that clampd manages, or is told to manage."""
+    """One device that clampd manages, or is told to manage, or that carries outer packets of managed ones."""
 
     name: str
     kind: str
     mtu: int | None
     mode: Mode
+    role: Literal["managed", "underlay"] = "managed"
     attached: bool
     programs: list[Program] = []
     problem: str | None = None
@@ -200,6 +201,48 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             "peer": self.peer,
         }
         return head | self.details
+
+
+class AnsweredSize(msgspec.Struct, frozen=True, kw_only=True):
+    """A size (bytes) that was answered in a round. `rtt`: its first round trip, seconds."""
+
+    size: int
+    rtt: float
+
+
+class LostSize(msgspec.Struct, frozen=True, kw_only=True):
+    """A size (bytes) of which no probe was answered in a round, and how many were lost."""
+
+    size: int
+    times: int
+
+
+class ProbeRound(msgspec.Struct, frozen=True, kw_only=True):
+    """Details of an event `probe-round`: one round of a search, when it is over."""
+
+    round: int
+    probes: int
+    answered: list[AnsweredSize]
+    lost: list[LostSize]
+    text: str
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Details of the event `probe-round` that ends a search: the one with `done`.
+
+    `text` says why. `mtu`: the largest size proven to pass, None if nothing was answered (`away`). `held`: the probes
+    did not leave this machine as they were made, so they prove nothing. `fix`: what would help, where something would.
+    """
+
+    verdict: Literal["exact", "inexact", "away", "held"]
+    mtu: int | None = None
+    exact: bool
+    text: str
+    address: str | None = None
+    method: Literal["echo", "tcp"] | None = None
+    rounds: int
+    probes: int
+    fix: str | None = None
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import msgspec
 from mssclamp.control.protocol import DeviceRequest, ModeRequest, PinRequest
 from mssclamp.control.server import Request, Response
 from mssclamp.daemon.daemon import Daemon
-from mssclamp.errors import ForbiddenError, NotFoundError, NotYetError, RequestError
+from mssclamp.errors import ForbiddenError, NotFoundError, RequestError
 
 T = TypeVar("T")
 
@@ -65,8 +65,10 @@ class Api:
                 return lambda: self._daemon.pin(reference, device, _body(request, PinRequest).mtu)
             case ("peers", reference, "unpin"):
                 return lambda: self._daemon.unpin(reference, device)
-            case ("peers", reference, "probe" | "forget"):
-                return lambda: self._not_yet(reference, device)
+            case ("peers", reference, "probe"):
+                return lambda: self._daemon.probe(reference, device)
+            case ("peers", reference, "forget"):
+                return lambda: self._daemon.forget(reference, device)
             case ("mode",):
                 return lambda: self._mode(_body(request, ModeRequest))
             case ("attach",):
@@ -89,10 +91,6 @@ class Api:
             if not (math.isfinite(wanted.seconds) and 0 < wanted.seconds <= _MAX_TRIAL):
                 raise RequestError("a trial of that length makes no sense", fix="choose up to 7 days")
         return self._daemon.set_mode(wanted.mode, wanted.device, wanted.seconds)
-
-    def _not_yet(self, reference: str, device: str | None) -> object:
-        self._daemon.resolve(reference, device)
-        raise NotYetError("this version of clampd does not probe yet", fix="declare or pin the peer's MTU")
 
 
 def _json(document: object) -> Response:

@@ -16,6 +16,11 @@ def boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+def boot() -> float:
+    """The same in seconds: for everything that only measures time."""
+    return boot_ns() / 1e9
+
+
 def boot_id() -> str:
     """Names this boot: a CLOCK_BOOTTIME of another one means nothing."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 from mssclamp import __version__
 from mssclamp.config import Config
@@ -16,23 +16,35 @@ from mssclamp.control import protocol
 from mssclamp.daemon import clock, facts, snapshot
 from mssclamp.daemon.discovery import Discovery
 from mssclamp.daemon.events import EventLog
+from mssclamp.daemon.finder import Finder
+from mssclamp.daemon.hands import Hands
+from mssclamp.daemon.policy import Policy
 from mssclamp.daemon.reconcile import Rates, Reconciler, Row, Wanted
 from mssclamp.daemon.resolve import Resolved, resolve
 from mssclamp.daemon.routes import Goals, RouteKeeper
 from mssclamp.daemon.shadow import Hook, Sample, ShadowWatch
-from mssclamp.datapath import abi, pair
+from mssclamp.daemon.stalled import Segment
+from mssclamp.daemon.underlay import Underlay, carriers, endpoint, nested
+from mssclamp.datapath import abi
 from mssclamp.datapath.attach import HOOKS, Tc
 from mssclamp.datapath.links import Link
 from mssclamp.errors import ConflictError, DatapathError, NotFoundError
-from mssclamp.pmtu.modes import EVERY_DEVICE, FOREVER, NEVER, Mode, Modes, scopes_text
+from mssclamp.pmtu.modes import EVERY_DEVICE, NEVER, Mode, Modes, scopes_text
 from mssclamp.pmtu.routes import RoutePeer
-from mssclamp.pmtu.table import Address, Change, Peer, Table
+from mssclamp.pmtu.table import Address, Change, Peer, PeerFacts, Table
+from mssclamp.probe.engine import Chose, Engine
 from mssclamp.store.database import Store
 from mssclamp.wire.mtu import mss_for_mtu
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_ATTENDANCE = 15 * 10**9
+"""Nanoseconds after our last sign of life until the programs do without us."""
+
+_TRAFFIC = 1024
+"""Bytes to and from a WireGuard peer between two looks at it, above which it is not only keeping its session."""
 
 _NAMED = 8
 """Peers named in one sentence at most."""
@@ -52,17 +64,31 @@ class Daemon:
         tc: Tc,
         post: Callable[[Callable[[], None]], object],
         discovery: Discovery | None = None,
+        underlay: Underlay | None = None,
     ) -> None:
-        self._config = config
+        self._policy = Policy(config, Modes(store.modes(), store.trials(clock.boot_id())), store.detached())
         self._load_config = load_config
         self._store = store
         self._tc = tc
         self._discovery = discovery or Discovery()
         self._misfits: list[str] = []  # sentences about peers
         self._reconciler = Reconciler(tc, lambda event: post(lambda: self._on_event(event)))
-        self._table = Table({peer: mtu for peer, (mtu, _) in store.pins().items()})
-        self._modes = Modes(store.modes(), store.trials(clock.boot_id()))
-        self._detached = store.detached()
+        self._table = Table({peer: mtu for peer, (mtu, _) in store.pins().items()}, store.learned())
+        self._underlay = underlay or Underlay()
+        self._hands = Hands(self._policy, self._reconciler, self._discovery, self._underlay, store)
+        self._engine = Engine(
+            lambda news: (
+                None  # whom it probes is told at the end too
+                if isinstance(news, Chose)
+                else post(lambda: self._finder.on_news(news, clock.boot(), clock.unix()))
+            ),
+            self._reconciler.allow_prober,
+            self._reconciler.forget_prober,
+            config.rate.probes,
+        )
+        self._finder = Finder(self._table, self._engine, self, self._hands, config.mtu.recheck, config.mtu.raise_)
+        self._traffic: dict[str, int] = {}  # bytes to and from a peer, as told last
+        self._readings = 0
         self._links: dict[str, Link] = {}
         self._managed: list[str] = []
         self._shadows = ShadowWatch()
@@ -76,25 +102,29 @@ class Daemon:
 
     def start(self) -> None:
         """Adopts what an earlier daemon left, and makes it what it should be."""
-        for sentence in self._config.not_yet:
+        for sentence in self._policy.config.not_yet:
             log.warning("%s", sentence)
         self._reconciler.adopt()
         self.reconcile()
 
     def close(self) -> None:
         """Stops; what is attached stays in force."""
+        self._engine.close()
+        self._reconciler.attend(0)
         self._reconciler.close()
 
     # -- the one direction: from what is wanted to the kernel ---------------------------------------------
 
     def reconcile(self) -> None:
         """Looks at the devices, works out what should be, writes it. Never raises for what the kernel refuses."""
+        self._reconciler.attend(clock.boot_ns() + _ATTENDANCE)
         self._expire_trials()
         links = {link.name: link for link in self._tc.links()}
         # Not of the links alone: a user-space WireGuard's API socket, by which we know it, comes after its device.
-        managed = [link.name for link in links.values() if self._is_managed(link)]
+        managed = [link.name for link in links.values() if self._policy.manages(link)]
         changed = links != self._links or managed != self._managed
         self._links, self._managed = links, managed  # also where equal: the links' packet counts are newer
+        self._hands.links = links
         if self._discover() or changed or self._goal is None:
             self._goal = self._derive_goal()
         goal = self._goal
@@ -124,22 +154,94 @@ class Daemon:
 
     def _derive_goal(self) -> Wanted:
         """What the kernel's half should be, from everything that has a say in it."""
-        mtus = {link.name: link.mtu for link in self._links.values()}
-        gathered = facts.gather(self._config, self._links, self._discovery.peers)
+        gathered = facts.gather(self._policy.config, self._links, self._discovery.peers)
         for sentence in gathered.problems:
             if sentence not in self._misfits:
                 log.warning("%s", sentence)
         self._misfits = gathered.problems
-        self._tell(self._table.update(gathered.facts, mtus, clock.unix()))
-        devices = [name for name in self._managed if not self._is_detached(name)]
+        self._update_table(gathered.facts)
+        devices = [name for name in self._managed if not self._policy.is_detached(name)]
         self._route_goals = self._derive_route_goals(devices)
-        return Wanted(self._rows(set(devices)), devices, self._rates(), stay_loaded=not self._detached)
+        peers = [peer for peer in self._table.peers.values() if peer.facts.device in devices]
+        carrying = carriers(peers, self._underlay, self._links.values(), self._policy)
+        return Wanted(
+            self._rows(set(devices)),
+            devices,
+            self._rates(),
+            stay_loaded=not self._policy.detached,
+            underlay=sorted({name for _, names in carrying for name in names}),
+            endpoints=dict(endpoint(peer, self._links[peer.facts.device], self._policy) for peer, _ in carrying),
+            large_gap=self._policy.config.mtu.recheck,
+            expects_answers=any(
+                self._policy.may_answer(peer) and self._policy.enforce_until(peer)
+                for peer in self._table.peers.values()
+            ),
+        )
+
+    def _update_table(self, found: Sequence[PeerFacts]) -> None:
+        """Takes what is said about peers; those whose path is another one now are looked at."""
+        mtus = {link.name: link.mtu for link in self._links.values()}
+        before = {peer_id: (peer.facts.outer, self._table.limit(peer)) for peer_id, peer in self._table.peers.items()}
+        self._table.min_outer = self._policy.config.mtu.min_outer
+        self._tell(self._table.update(found, mtus, clock.unix()))
+        self._finder.update(self._policy.config.mtu.recheck, self._policy.config.mtu.raise_)
+        self._look_at_underlay()
+        within = nested(
+            self._table.peers.values(), self._underlay, {link.name: link.index for link in self._links.values()}
+        )
+        if within != self._table.within:
+            self._table.within = within
+            self._tell(self._table.revalue(clock.unix()))
+        for peer_id, peer in self._table.peers.items():
+            outer, limit = peer.facts.outer, self._table.limit(peer)
+            if peer_id not in before or outer is None:
+                continue
+            old_outer, old_limit = before[peer_id]
+            if old_outer is not None and old_outer != outer:
+                self._path_changed(peer, f"its endpoint is {peer.facts.endpoint} now")
+            elif old_limit not in (None, limit):
+                self._path_changed(peer, f"the MTU of {peer.facts.device} is {limit} now")
+
+    def _look_at_underlay(self) -> bool:
+        """Asks for the ways to all endpoints; peers whose way is another one now are looked at. Whether any is."""
+        peers = [peer for peer in self._table.peers.values() if peer.facts.outer is not None]
+        outers = [peer.facts.outer for peer in peers if peer.facts.outer is not None]
+        moved = self._underlay.look(outers, self._links.values(), clock.boot())
+        for peer, outer in zip(peers, outers, strict=True):
+            if (outer.address, outer.mark) in moved:
+                self._path_changed(peer, f"packets to {outer.address} leave by another way now")
+        return bool(moved)
+
+    def _path_changed(self, peer: Peer, why: str) -> None:
+        self._finder.on_other_path(peer, why, clock.boot(), clock.unix())
 
     def look_at_peers(self) -> None:
         """Asks WireGuard's devices for their peers if it is time to, and acts if something became different."""
-        managed = [name for name, link in self._links.items() if self._is_managed(link)]
-        if managed != self._managed or self._discover():
+        self._reconciler.attend(clock.boot_ns() + _ATTENDANCE)
+        managed = [name for name, link in self._links.items() if self._policy.manages(link)]
+        moved = self._underlay.is_due(clock.boot()) and self._look_at_underlay()
+        if managed != self._managed or self._discover() or moved:
             self._changed_goal()
+        if self._discovery.readings != self._readings:
+            self._readings = self._discovery.readings
+            self._look_for_traffic()
+        now, unix = clock.boot(), clock.unix()
+        self._tell(self._table.expire_hints(unix))
+        self._finder.tick(now, unix)
+
+    def _look_for_traffic(self) -> None:
+        """The first packets to and from a WireGuard peer are a reason to find out what fits."""
+        for peer in self._table.peers.values():
+            if peer.learned is not None:
+                continue
+            told = self._discovery.peer(peer.facts.device, facts.public_key(peer.facts))
+            if told is None:
+                continue
+            total = told.received + told.sent
+            before = self._traffic.get(peer.facts.id, total)
+            self._traffic[peer.facts.id] = total
+            if total - before >= _TRAFFIC:
+                self._finder.on_traffic(peer, clock.boot(), clock.unix())
 
     def _discover(self) -> bool:
         return self._discovery.look(self._links[name] for name in self._managed if self._links[name].is_wireguard)
@@ -161,37 +263,34 @@ class Daemon:
 
     def seconds_to_deadline(self) -> float | None:
         """How long until a trial ends."""
-        deadline = self._modes.next_deadline()
+        deadline = self._policy.modes.next_deadline()
         return None if deadline is None else max(0.0, (deadline - clock.boot_ns()) / 1e9)
 
-    def _rows(self, devices: set[str]) -> list[Row]:
-        rows = []
-        for peer in self._table.peers.values():
-            facts, mtu = peer.facts, peer.value.mtu
-            if facts.device not in devices or mtu is None:
-                rows.append(Row(peer=facts.id))
-                continue
-            rows.append(
-                Row(
-                    peer=facts.id,
-                    ifindex=self._links[facts.device].index,
-                    prefixes=facts.prefixes,
-                    mtu=mtu,
-                    mss4=mss_for_mtu(mtu, 4),
-                    mss6=mss_for_mtu(mtu, 6),
-                    enforce_until=self._enforce_until(peer),
-                    clamp=self._clamps(peer),
-                    answer=self._answers(peer),
-                )
-            )
-        return rows
+    def _rows(self, devices: set[str]) -> dict[str, Row]:
+        return {peer_id: self._row(peer, devices) for peer_id, peer in self._table.peers.items()}
+
+    def _row(self, peer: Peer, devices: Container[str]) -> Row:
+        facts, mtu = peer.facts, peer.value.mtu
+        if facts.device not in devices or mtu is None:
+            return Row(peer=facts.id)
+        return Row(
+            peer=facts.id,
+            ifindex=self._links[facts.device].index,
+            prefixes=facts.prefixes,
+            mtu=mtu,
+            mss4=mss_for_mtu(mtu, 4),
+            mss6=mss_for_mtu(mtu, 6),
+            enforce_until=self._policy.enforce_until(peer),
+            clamp=self._policy.clamps(peer),
+            answer=self._policy.answers(peer),
+        )
 
     def _derive_route_goals(self, devices: Sequence[str]) -> Goals:
         """Who may be written into routes: peers with evidence that are enforced now."""
-        goals: dict[str, list[RoutePeer]] = {name: [] for name in devices if self._writes_routes(name)}
+        goals: dict[str, list[RoutePeer]] = {name: [] for name in devices if self._policy.writes_routes(name)}
         for peer in self._table.peers.values():
             if peer.facts.device in goals:
-                acts = peer.value.state != "unprobed" and self._is_enforced(peer)
+                acts = peer.value.has_evidence and self._policy.is_enforced(peer)
                 mtu = peer.value.mtu if acts else None
                 goals[peer.facts.device].append(RoutePeer(peer.facts.name, peer.facts.prefixes, mtu))
         return {name: tuple(peers) for name, peers in goals.items()}
@@ -207,41 +306,11 @@ class Daemon:
         self._shadows.look(clock.boot_ns() / 1e9, samples)
 
     def _rates(self) -> Rates:
-        rate = self._config.rate
+        rate = self._policy.config.rate
         return Rates(rate.too_big_per_flow, rate.too_big_per_sender, rate.too_big_per_peer)
 
-    def _is_managed(self, link: Link) -> bool:
-        return link.name != "lo" and not pair.is_ours(link.name) and self._config.manages(link.name, link.is_wireguard)
-
-    def _is_detached(self, device: str) -> bool:
-        return EVERY_DEVICE in self._detached or device in self._detached
-
-    def _configured_mode(self, device: str) -> Mode:
-        entry = self._config.device_for(device)
-        return (entry.mode if entry is not None else None) or self._config.mode
-
-    def _enforce_until(self, peer: Peer) -> int:
-        device = peer.facts.device
-        return self._modes.enforce_until(device, self._configured_mode(device), peer.facts.mode)
-
-    def _is_enforced(self, peer: Peer) -> bool:
-        return self._enforce_until(peer) > clock.boot_ns()
-
-    def _clamps(self, peer: Peer) -> bool:
-        device = self._config.device_for(peer.facts.device)
-        return device is None or device.clamp
-
-    def _answers(self, peer: Peer) -> bool:
-        """Only values with evidence: what is known of nothing but the device is the kernel's to answer."""
-        device = self._config.device_for(peer.facts.device)
-        return (device is None or device.too_big) and peer.value.state != "unprobed"
-
-    def _writes_routes(self, name: str) -> bool:
-        device = self._config.device_for(name)
-        return device is not None and device.route_mtu
-
     def _expire_trials(self) -> None:
-        deadline = self._modes.next_deadline()
+        deadline = self._policy.modes.next_deadline()
         now = clock.boot_ns()
         if deadline is None or deadline > now:
             return
@@ -249,7 +318,7 @@ class Daemon:
         for scope in self._change_modes(lambda modes: modes.expire(now)):
             log.warning("the trial on %s is over: what held before holds again", scopes_text([scope]))
             device = _device(scope)
-            mode = self._mode() if device is None else self._device_mode(device)
+            mode = self._policy.mode() if device is None else self._policy.device_mode(device)
             self._event("mode-changed", details={"device": device, "mode": mode, "why": "the trial is over"})
 
     # -- what can be asked ----------------------------------------------------------------------------------
@@ -276,9 +345,9 @@ class Daemon:
             peer=self._peer(found.peer, with_evidence=True),
             address=snapshot.address_document(
                 found,
-                enforced=self._is_enforced(found.peer),
-                clamped=self._clamps(found.peer),
-                answered=self._answers(found.peer),
+                enforced=self._policy.is_enforced(found.peer),
+                clamped=self._policy.clamps(found.peer),
+                answered=self._policy.answers(found.peer),
             ),
         )
 
@@ -302,21 +371,21 @@ class Daemon:
         return protocol.Status(
             version=__version__,
             pid=os.getpid(),
-            mode=self._mode(),
+            mode=self._policy.mode(),
             uptime=round((now - self._began) / 1e9, 1),
             devices=self._devices(),
             peers=states,
-            detached=sorted(self._detached),
+            detached=sorted(self._policy.detached),
             trials=[
                 protocol.Trial(
                     device=_device(scope),
                     until=snapshot.instant(clock.unix() + (until - now) / 1e9),
                     seconds_left=round(max(0, until - now) / 1e9, 1),
                 )
-                for scope, until in sorted(self._modes.trials.items())
+                for scope, until in sorted(self._policy.modes.trials.items())
             ],
             reasons={reason.name.lower(): count for reason, count in self._reconciler.reasons().items()},
-            problems=problems + self._misfits + list(self._routes.problems) + list(self._config.not_yet),
+            problems=problems + self._misfits + list(self._routes.problems) + list(self._policy.config.not_yet),
         )
 
     # -- what can be done -----------------------------------------------------------------------------------
@@ -341,6 +410,18 @@ class Daemon:
         self._tell(self._table.unpin(peer, clock.unix()))
         return self._changed(peer)
 
+    def probe(self, reference: str, device: str | None) -> protocol.PeerDocument:
+        """Begins a search; its rounds are events. Raises ConflictError where the peer cannot be probed."""
+        peer = self.resolve(reference, device).peer
+        self._finder.probe(peer, clock.unix())
+        return protocol.PeerDocument(peer=self._peer(peer, with_evidence=True))
+
+    def forget(self, reference: str, device: str | None) -> protocol.PeerDocument:
+        """Drops what was learned, and begins a search if that may be."""
+        peer = self.resolve(reference, device).peer
+        self._finder.forget(peer, clock.boot(), clock.unix())
+        return protocol.PeerDocument(peer=self._peer(peer, with_evidence=True))
+
     def set_mode(self, mode: Mode, device: str | None, seconds: float | None) -> protocol.Done:
         """Enforces or observes, one device or all, for good or for a time."""
         self._require_device(device)
@@ -357,7 +438,7 @@ class Daemon:
         kept = [
             peer.facts.name
             for peer in self._table.peers.values()
-            if mode == "enforce" and device in (None, peer.facts.device) and self._enforce_until(peer) == NEVER
+            if mode == "enforce" and device in (None, peer.facts.device) and self._policy.enforce_until(peer) == NEVER
         ]
         if kept:
             more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
@@ -377,12 +458,12 @@ class Daemon:
     def attach(self, device: str | None) -> protocol.Done:
         """Lets clampd back on what `detach` kept it off."""
         self._require_device(device)
-        if device is not None and EVERY_DEVICE in self._detached:
+        if device is not None and EVERY_DEVICE in self._policy.detached:
             raise ConflictError(
                 "clampd is detached from everything", fix="`clampctl attach` lets it back, then detach the rest"
             )
         self._store.set_detached(device or EVERY_DEVICE, False)
-        self._detached = self._store.detached()
+        self._policy.detached = self._store.detached()
         self._reconciler.forgive(self._links[device].index if device is not None and device in self._links else None)
         self._changed_goal()
         attached = [
@@ -396,7 +477,7 @@ class Daemon:
         self._require_device(device)
         before = {name for name in self._links if self._reconciler.is_attached(name)}
         self._store.set_detached(device or EVERY_DEVICE, True)
-        self._detached = self._store.detached()
+        self._policy.detached = self._store.detached()
         self._changed_goal()
         gone = sorted(name for name in before if not self._reconciler.is_attached(name))
         text = f"detached: {', '.join(gone)}" if gone else "nothing was attached"
@@ -411,9 +492,10 @@ class Daemon:
         restart = [
             key
             for key in ("run_dir", "state_dir", "metrics_listen")
-            if getattr(fresh, key) != getattr(self._config, key)
+            if getattr(fresh, key) != getattr(self._policy.config, key)
         ]
-        self._config = fresh
+        self._policy.config = fresh
+        self._engine.set_rate(fresh.rate.probes)
         self._changed_goal()
         for sentence in fresh.not_yet:
             log.warning("%s", sentence)
@@ -426,17 +508,66 @@ class Daemon:
     # -- what the kernel tells ------------------------------------------------------------------------------
 
     def _on_event(self, event: abi.Event) -> None:
-        peer = self._reconciler.peer_at(event.peer)
+        peer = self._table.peers.get(self._reconciler.peer_at(event.peer) or "")
         if peer is None:  # forgotten meanwhile
             return
+        now, unix = clock.boot(), clock.unix()
+        head = bytes(event.head)[: event.head_length]
+        segment = Segment(event.ifindex, event.family, event.size, event.link, head)
         details = {"size": event.size, "mtu": event.mtu, "family": event.family}
         match abi.EventKind(event.kind):
             case abi.EventKind.OVERSIZE:
-                self._event("hint", peer, {"hint": "oversize"} | details)
+                self._event("hint", peer.facts.id, {"hint": "oversize"} | details)
+                self._finder.on_large(peer, segment, now, unix)
             case abi.EventKind.OVERSIZE_DF_CLEAR:
-                self._event("hint", peer, {"hint": "oversize-df-clear"} | details)
+                self._event("hint", peer.facts.id, {"hint": "oversize-df-clear"} | details)
+                self._finder.on_large(peer, segment, now, unix)
             case abi.EventKind.SUPPRESSED:
-                self._event("suppressed", peer, {"why": "over the rate limit of answers"} | details)
+                self._event("suppressed", peer.facts.id, {"why": "over the rate limit of answers"} | details)
+            case abi.EventKind.LARGE:
+                self._finder.on_large(peer, segment, now, unix)
+            case abi.EventKind.RESENT:
+                self._event("hint", peer.facts.id, {"hint": "resent"} | details)
+                self._finder.on_resent(peer, segment, now, unix)
+            case abi.EventKind.UNDERLAY_ICMP:
+                self._on_underlay_icmp(peer, segment, event.mtu, bool(event.flags & abi.EVENT_SEEN))
+
+    def _on_underlay_icmp(self, peer: Peer, message: Segment, quoted: int, seen: bool) -> None:
+        """A "too big" about an outer packet of `quoted` bytes. `message.size`: the MTU that it names."""
+        named = message.size
+        details = {"hint": "icmp", "from": str(message.source), "mtu": named, "size": quoted, "proven": seen}
+        if not 0 < named < quoted or peer.facts.overhead is None:
+            # RFC 1191, section 5: very old routers name none; and no message may raise anything.
+            peer.tally.hints += 1
+            peer.tally.hints_refuted += 1
+            self._event("hint", peer.facts.id, details | {"refuted": True})
+            return
+        self._event("hint", peer.facts.id, details)
+        room = max(named, self._policy.config.mtu.min_outer) - peer.facts.overhead
+        limit = self._table.limit(peer) or room
+        size = next(size for size in range(room, 0, -1) if peer.facts.as_sent(size, limit) <= room)
+        self._finder.on_too_big(peer, size, seen, clock.boot(), clock.unix())
+
+    # -- what the finder asks of us -------------------------------------------------------------------------
+
+    def act(self, peer: Peer, changes: Sequence[Change]) -> None:
+        """Puts the peer's value in force at once, then tells."""
+        if self._goal is not None and peer.facts.id in self._goal.rows:
+            row = self._row(peer, self._goal.devices)
+            self._goal.rows[peer.facts.id] = row
+            try:
+                self._reconciler.put(row)
+            except DatapathError as error:
+                log.error("%s", error)
+                self._goal = None
+        self._tell(changes)
+        if changes and (self._policy.writes_routes(peer.facts.device) or self._table.within):
+            self._tell(self._table.revalue(clock.unix()))
+            self._changed_goal()
+
+    def tell(self, event: protocol.EventName, peer: str, details: Mapping[str, object]) -> None:
+        """An event."""
+        self._event(event, peer, details)
 
     # -- small print ----------------------------------------------------------------------------------------
 
@@ -450,24 +581,32 @@ class Daemon:
         return snapshot.peer_document(
             peer,
             counters,
-            self._is_enforced(peer),
+            self._policy.is_enforced(peer),
             last_handshake=None if told is None else told.last_handshake,
             with_evidence=with_evidence,
         )
 
     def _devices(self) -> list[protocol.Device]:
         named = {peer.facts.device for peer in self._table.peers.values()}
-        present = {link.name: link for link in self._links.values() if self._is_managed(link)}
-        return [self._device_document(name, present.get(name)) for name in sorted(named | set(present))]
+        present = {link.name: link for link in self._links.values() if self._policy.manages(link)}
+        managed = [self._device_document(name, present.get(name)) for name in sorted(named | set(present))]
+        carrying = [
+            self._device_document(link.name, link, role="underlay")
+            for link in sorted(self._links.values(), key=lambda link: link.name)
+            if self._reconciler.carries(link.name) and link.name not in present
+        ]
+        return managed + carrying
 
-    def _device_document(self, name: str, link: Link | None) -> protocol.Device:
-        mode = self._device_mode(name)
+    def _device_document(
+        self, name: str, link: Link | None, role: Literal["managed", "underlay"] = "managed"
+    ) -> protocol.Device:
+        mode = self._policy.device_mode(name)
         if link is None:
             return protocol.Device(
                 name=name, kind="", mtu=None, mode=mode, attached=False, problem="there is no such device now"
             )
         problem = self._problems.get(name) or self._discovery.problems.get(name)
-        if problem is None and self._is_detached(name):
+        if problem is None and self._policy.is_detached(name):
             problem = "kept off by `clampctl detach`"
         shadowed = [hook for hook in HOOKS if self._shadows.is_shadowed(link.index, hook)]
         if problem is None and shadowed:
@@ -475,32 +614,18 @@ class Daemon:
                 f"shadowed on {' and '.join(shadowed)}: its packets go past clampd's program (hardware offload, or a "
                 "foreign filter before it)"
             )
+        attached = self._reconciler.is_attached(name) if role == "managed" else self._reconciler.carries(name)
+        programs = [snapshot.program(each, each.hook in shadowed) for each in self._reconciler.filters(link)]
         return protocol.Device(
             name=name,
             kind=link.kind or "device",
             mtu=link.mtu,
             mode=mode,
-            attached=self._reconciler.is_attached(name),
-            programs=[
-                protocol.Program(
-                    hook=each.hook,
-                    name=each.name or each.kind,
-                    owner="clampd" if each.ours else "foreign",
-                    priority=each.priority,
-                    shadowed=each.ours and self._shadows.is_shadowed(link.index, each.hook),
-                    id=each.program_id,
-                )
-                for each in self._reconciler.filters(link)
-            ],
+            role=role,
+            attached=attached,
+            programs=programs,
             problem=problem,
         )
-
-    def _mode(self) -> Mode:
-        return self._modes.chosen.get(EVERY_DEVICE) or self._config.mode
-
-    def _device_mode(self, name: str) -> Mode:
-        until = self._modes.enforce_until(name, self._configured_mode(name), None)
-        return "enforce" if until == FOREVER or until > clock.boot_ns() else "observe"
 
     def _require_device(self, device: str | None) -> None:
         if device is None or device in self._links or device in {p.facts.device for p in self._table.peers.values()}:
@@ -518,10 +643,10 @@ class Daemon:
 
     def _change_modes(self, change: Callable[[Modes], T]) -> T:
         """Changes the modes, but only if they can be kept."""
-        fresh = Modes(dict(self._modes.chosen), dict(self._modes.trials))
+        fresh = Modes(dict(self._policy.modes.chosen), dict(self._policy.modes.trials))
         result = change(fresh)
         self._store.replace_modes(fresh.chosen, fresh.trials, clock.boot_id())
-        self._modes = fresh
+        self._policy.modes = fresh
         return result
 
     def _tell(self, changes: Sequence[Change]) -> None:

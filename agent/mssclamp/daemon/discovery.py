@@ -7,13 +7,13 @@ again and again; where they have many peers, seldom.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from mssclamp.daemon import clock
 from mssclamp.datapath.links import Link
 from mssclamp.datapath.wireguard import Peers, read_peers
 from mssclamp.errors import DatapathError
-from mssclamp.wire.wireguard import WireGuardPeer
+from mssclamp.wire.wireguard import Network, WireGuardPeer
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,15 @@ class Discovery:
         self._read = read
         self._links: dict[str, Link] = {}
         self._next: dict[str, float] = {}  # device: when to ask again
+        self._asked: dict[str, float] = {}
         self._pause: dict[str, float] = {}  # device: how long after the last failure
         self.peers: dict[str, Peers] = {}
         """By device. One that has failed to answer keeps what it told before."""
         self.problems: dict[str, str] = {}
         """By device."""
+        self._has_news = False
+        self.readings = 0
+        """How often a device was asked."""
 
     def look(self, links: Iterable[Link]) -> bool:
         """Asks those devices whose time has come, or that are new or different.
@@ -65,13 +69,40 @@ class Discovery:
             patience = began + _PATIENCE - _now()
             if began >= self._next.get(link.name, began) and patience > 0:  # else next time: who used it up pauses then
                 self._ask(link, patience)
-        return self.peers != known
+        news, self._has_news = self._has_news, False
+        return news or self.peers != known
+
+    def refresh(self, device: str) -> None:
+        """Asks one device out of turn, though not twice in a second; `look` tells if there is anything new.
+
+        One that has failed to answer has to wait for its turn: it may hold everybody up.
+        """
+        link = self._links.get(device)
+        if link is None or device in self._pause or _now() - self._asked.get(device, float("-inf")) < 1:
+            return
+        known = self.peers.get(device)
+        self._ask(link, _PATIENCE)
+        self._has_news = self._has_news or self.peers.get(device) != known
 
     def peer(self, device: str, public_key: bytes | None) -> WireGuardPeer | None:
         """What was last told of a peer; None of one that has no key."""
         return None if public_key is None else self.peers.get(device, {}).get(public_key)
 
+    def holder(self, device: str, public_key: bytes | None, prefixes: Sequence[Network]) -> WireGuardPeer | None:
+        """What was last told of a peer: by its key or, if it is declared without one, by what its AllowedIPs hold."""
+        if public_key is not None:
+            return self.peer(device, public_key)
+        held = (
+            (network.prefixlen, index, each)
+            for index, each in enumerate(self.peers.get(device, {}).values())
+            for network in each.allowed
+            if prefixes and network.version == prefixes[0].version and prefixes[0].network_address in network
+        )
+        return max(held, default=(0, 0, None))[2]
+
     def _ask(self, link: Link, patience: float) -> None:
+        self._asked[link.name] = _now()
+        self.readings += 1
         try:
             self.peers[link.name] = self._read(link, patience)
         except DatapathError as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from mssclamp.config import Config, PeerConfig
 from mssclamp.datapath.links import Link
 from mssclamp.datapath.wireguard import Peers
-from mssclamp.pmtu.table import Network, PeerFacts
-from mssclamp.wire.mtu import default_overhead, wireguard_overhead
+from mssclamp.pmtu.table import Network, Outer, PeerFacts
+from mssclamp.wire.mtu import PROTOCOL_UDP, default_overhead, tunnel_protocol, wireguard_overhead
 from mssclamp.wire.wireguard import WireGuardPeer
 
 _KEY_CHARACTERS = 8
@@ -58,8 +59,8 @@ def _declared(config: Config, links: Mapping[str, Link]) -> Iterator[PeerFacts]:
             continue
         link = links.get(peer.device)
         overhead = peer.overhead
+        kind = None if link is None else "wireguard" if link.is_wireguard else link.kind or None
         if overhead is None and link is not None:
-            kind = "wireguard" if link.is_wireguard else link.kind or None
             overhead = default_overhead(kind, 6 if peer.endpoint and peer.endpoint.count(":") > 1 else 4)
         # str(): the configuration's values are of types that check themselves, and no document is made of those.
         yield PeerFacts(
@@ -71,7 +72,22 @@ def _declared(config: Config, links: Mapping[str, Link]) -> Iterator[PeerFacts]:
             overhead=overhead,
             mtu=peer.mtu,
             mode=peer.mode,
+            outer=None if peer.endpoint is None else _outer(str(peer.endpoint), tunnel_protocol(kind)),
+            probe=peer.probe,
+            probe_address=None if peer.probe_address is None else ip_address(peer.probe_address),
         )
+
+
+def _outer(endpoint: str, protocol: int | None) -> Outer | None:
+    """A declared endpoint, "ADDRESS", "ADDRESS:PORT" or "[ADDRESS]:PORT"; None where nobody knows its packets."""
+    if protocol is None:
+        return None
+    address, port = endpoint, "0"
+    if endpoint.startswith("["):
+        address, _, port = endpoint.removeprefix("[").partition("]:")
+    elif endpoint.count(":") == 1:
+        address, _, port = endpoint.partition(":")
+    return Outer(ip_address(address.rstrip("]")), protocol, int(port or 0))
 
 
 def _found(
@@ -92,6 +108,11 @@ def _found(
         overhead=overhead,
         mtu=None if said is None else said.mtu,
         mode=None if said is None else said.mode,
+        outer=None
+        if peer.endpoint is None
+        else Outer(peer.endpoint.address, PROTOCOL_UDP, peer.endpoint.port, peer.mark, peer.listen_port),
+        probe=said is None or said.probe,
+        probe_address=None if said is None or said.probe_address is None else ip_address(said.probe_address),
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from mssclamp.control import protocol
 from mssclamp.daemon.resolve import Resolved
 from mssclamp.datapath import abi
+from mssclamp.datapath.attach import Filter
 from mssclamp.pmtu.table import Observation, Peer
 from mssclamp.wire.mtu import IPV6_MIN_MTU, fixed_headers, mss_for_mtu
 
@@ -31,7 +32,8 @@ def peer_document(
     with_evidence: bool = False,
 ) -> protocol.Peer:
     """One peer as `peers --json` shows it, with its evidence for `show`. `last_handshake`: Unix seconds."""
-    facts, value = peer.facts, peer.value
+    facts, value, learned = peer.facts, peer.value, peer.learned
+    probed = learned if learned is not None and learned.source == "probe" else None
     return protocol.Peer(
         id=facts.id,
         name=facts.name,
@@ -41,15 +43,22 @@ def peer_document(
         prefixes=[str(network) for network in facts.prefixes],
         endpoint=facts.endpoint,
         last_handshake=None if last_handshake is None else instant(last_handshake),
+        rtt=None if probed is None or probed.rtt is None else round(probed.rtt, 6),
         overhead=facts.overhead,
         mode="enforce" if enforced else "observe",
         state=value.state,
         mtu=value.mtu,
+        path_mtu=None if probed is None or facts.overhead is None else probed.mtu + facts.overhead,
+        direction=None if learned is None else learned.direction,
+        exact=None if learned is None else learned.exact,
+        floor=None if probed is None else probed.mtu,
+        ceiling=None if probed is None else probed.mtu + 1 if probed.exact and not probed.ceiling else probed.ceiling,
         mss4=None if value.mtu is None else mss_for_mtu(value.mtu, 4),
         mss6=None if value.mtu is None else mss_for_mtu(value.mtu, 6),
         source=value.source,
         why=value.why,
         changed=instant(peer.changed),
+        checked=None if learned is None else instant(learned.checked),
         counters=protocol.Counters(
             clamped=counters.clamped,
             would_clamp=counters.would_clamp,
@@ -60,8 +69,26 @@ def peer_document(
             would_answer=counters.would_answer,
             suppressed=counters.suppressed,
             unanswerable=counters.unanswerable,
+            blackholes=peer.tally.blackholes,
+            retransmits=counters.resent,
+            hints=peer.tally.hints,
+            hints_refuted=peer.tally.hints_refuted,
+            probes=peer.tally.probes,
+            rounds=peer.tally.rounds,
         ),
         evidence=[_evidence(each) for each in peer.evidence] if with_evidence else msgspec.UNSET,
+    )
+
+
+def program(found: Filter, is_shadowed: bool) -> protocol.Program:
+    """One filter on a device; only one of ours can be shadowed."""
+    return protocol.Program(
+        hook=found.hook,
+        name=found.name or found.kind,
+        owner="clampd" if found.ours else "foreign",
+        priority=found.priority,
+        shadowed=found.ours and is_shadowed,
+        id=found.program_id,
     )
 
 

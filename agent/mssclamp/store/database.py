@@ -1,4 +1,5 @@
-"""What must outlive a restart: pins, modes that the operator chose, devices that clampd is to keep off, routes changed.
+"""What must outlive a restart: pins, modes that the operator chose, devices that clampd is to keep off, routes changed,
+and what was learned of paths.
 
 One SQLite file for each network namespace (WAL), under the state directory. A file that cannot be used is set aside,
 never a reason not to start.
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from mssclamp.errors import StoreError
+from mssclamp.pmtu.table import Learned
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ EVERY_DEVICE = "*"
 NAMED_NAMESPACES = Path("/run/netns")
 """Where `ip netns` keeps them."""
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pin (
@@ -40,12 +42,17 @@ CREATE TABLE IF NOT EXISTS detached (device TEXT PRIMARY KEY) STRICT, WITHOUT RO
 CREATE TABLE IF NOT EXISTS route (
     message BLOB, mtu INTEGER, boot TEXT NOT NULL, PRIMARY KEY (message, mtu)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS learned (
+    peer TEXT PRIMARY KEY, mtu INTEGER NOT NULL CHECK (mtu BETWEEN 1 AND 65535), ceiling INTEGER,
+    exact INTEGER NOT NULL, why TEXT NOT NULL, found REAL NOT NULL, checked REAL NOT NULL,
+    direction TEXT CHECK (direction IN ('both', 'to-peer')), rtt REAL
+) STRICT, WITHOUT ROWID;
 """
 # scope: a device's name, or EVERY_DEVICE. until_ns: CLOCK_BOOTTIME of the boot named beside it.
 # message: the kernel's word for a route as it was before we wrote an MTU into it (wire.route).
 # The checks are for reading: quick_check applies them to what lies in the file.
 
-_TABLES = ("pin", "mode", "trial", "detached", "route")
+_TABLES = ("pin", "mode", "trial", "detached", "route", "learned")
 
 _NOT_DAMAGE = (
     sqlite3.SQLITE_BUSY,
@@ -156,6 +163,24 @@ class Store:
         """Forgets some of them."""
         with self._write():
             self._db.executemany("DELETE FROM route WHERE message = ? AND mtu = ?", list(rows))
+
+    def learned(self) -> dict[str, Learned]:
+        """What probes found, by peer id; not trusted until it is checked."""
+        rows = self._read("SELECT peer, mtu, ceiling, exact, why, found, checked, direction, rtt FROM learned")
+        return {
+            peer: Learned(mtu, ceiling, bool(exact), "probe", why, found, checked, direction, rtt, trusted=False)
+            for peer, mtu, ceiling, exact, why, found, checked, direction, rtt in rows
+        }
+
+    def set_learned(self, peer: str, learned: Learned | None) -> None:
+        """Keeps what probes found, or drops it (None). What a router said is not kept."""
+        with self._write():
+            if learned is None or learned.source != "probe":
+                self._db.execute("DELETE FROM learned WHERE peer = ?", (peer,))
+                return
+            row = (peer, learned.mtu, learned.ceiling, int(learned.exact), learned.why, learned.found, learned.checked,
+                   learned.direction, learned.rtt)  # fmt: skip
+            self._db.execute("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def _read(self, query: str, *values: object) -> list[Any]:
         try:
