@@ -145,19 +145,23 @@ static __always_inline int find_syn4(struct __sk_buff *skb, __u32 link, enum dir
 	return REASON_CLAMPED;
 }
 
+static __always_inline bool is_extension(__u8 header)
+{
+	return header == HEADER_HOP_BY_HOP || header == HEADER_ROUTING || header == HEADER_DESTINATION ||
+	       header == HEADER_FRAGMENT;
+}
+
 /* The chain of extension headers; rare, so by helper. *next is the first header's type on entry, the upper
  * layer's on success. Returns 0, or a reason to leave the packet alone. */
 static __always_inline int skip_extension_headers(struct __sk_buff *skb, __u32 *at, __u8 *next, bool *fragment)
 {
 	__u8 header[8];
 
+	if (!is_extension(*next))
+		return 0;
+	/* The end of the loop is a conditional jump: before 6.8 the verifier refuses one that is fallen into. */
 #pragma clang loop unroll(disable)
-	for (int i = 0; i <= MAX_EXTENSION_HEADERS; i++) {
-		if (*next != HEADER_HOP_BY_HOP && *next != HEADER_ROUTING && *next != HEADER_DESTINATION &&
-		    *next != HEADER_FRAGMENT)
-			return 0;
-		if (i == MAX_EXTENSION_HEADERS)
-			break;
+	for (int left = MAX_EXTENSION_HEADERS; left; left--) {
 		if (bpf_skb_load_bytes(skb, *at, header, sizeof(header)))
 			return REASON_BAD_IP;
 		if (*next == HEADER_FRAGMENT) {
@@ -170,6 +174,8 @@ static __always_inline int skip_extension_headers(struct __sk_buff *skb, __u32 *
 			*at += ((__u32)header[1] + 1) * 8;
 		}
 		*next = header[0];
+		if (!is_extension(*next))
+			return 0;
 	}
 	return REASON_EXT_HEADERS;
 }

@@ -32,19 +32,35 @@ static __always_inline __u32 checksum_difference(__u16 from, __u16 to, bool odd)
 	return (__u32)(__u16)~from + to;
 }
 
+/* Says once more, right before a helper is called, what is known: Linux 6.1 forgets the bounds of what lay on the stack,
+ * and understands them one by one only. */
+static __always_inline bool bound_again(__u64 *length)
+{
+	asm volatile("" : "+r"(*length));
+	if (*length > TCP_MAX_OPTIONS)
+		return false;
+	asm volatile("" : "+r"(*length));
+	return *length >= 4;
+}
+
 /* Copies the options; word by word where they can be read in place, which is the rule and saves half of the helper's
  * time. Returns false if the kernel cannot give them. */
-static __always_inline bool copy_options(struct __sk_buff *skb, __u32 at, __u32 length, __u8 *options)
+static __always_inline bool copy_options(struct __sk_buff *skb, __u32 at, __u64 length, __u8 *options)
 {
 	__u32 *word = packet(skb) + at;
 	__u32 *copy = (__u32 *)options;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < TCP_MAX_OPTIONS / 4; i++, word++) {
+	for (__u64 i = 0; i < TCP_MAX_OPTIONS / 4; i++, word++) {
+		/* Counted up to the end where the verifier sees it, not to an end worked out beforehand. */
+		asm volatile("" : "+r"(i));
 		if (i * 4 >= length)
 			return true;
-		if ((void *)(word + 1) > packet_end(skb))
+		if ((void *)(word + 1) > packet_end(skb)) {
+			if (!bound_again(&length))
+				return false;
 			return !bpf_skb_load_bytes(skb, at, options, length);
+		}
 		copy[i] = *word;
 	}
 	return true;
@@ -54,7 +70,8 @@ static __always_inline bool copy_options(struct __sk_buff *skb, __u32 at, __u32 
 static __always_inline int lower_mss(struct __sk_buff *skb, const struct segment *seg, __u16 limit, bool enforce)
 {
 	__u8 options[OPTIONS_ROOM] __attribute__((aligned(8))) = {};
-	__u32 length, difference = 0;
+	__u32 difference = 0;
+	__u64 length;
 	/* Volatile single bytes: of these the verifier keeps no value, so that one more turn of the loop is no new
 	 * state to it. In registers, 40 turns times every path through them are more than it will follow. */
 	volatile __u8 next = 0, seen = 0;
@@ -120,7 +137,7 @@ static __always_inline int lower_mss(struct __sk_buff *skb, const struct segment
 	/* The checksum first: if the kernel cannot make the header writable it says so here, with nothing done. */
 	if (bpf_l4_csum_replace(skb, seg->tcp + TCP_CHECKSUM, 0, difference, 0))
 		return REASON_FAILED;
-	if (bpf_skb_store_bytes(skb, seg->tcp + TCP_HEADER, options, length, 0)) {
+	if (!bound_again(&length) || bpf_skb_store_bytes(skb, seg->tcp + TCP_HEADER, options, length, 0)) {
 		bpf_l4_csum_replace(skb, seg->tcp + TCP_CHECKSUM, 0, ~difference, 0);
 		return REASON_FAILED;
 	}
