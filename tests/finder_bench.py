@@ -78,6 +78,7 @@ class FakeHost:
         self.problem: Obstacle | None = None
         self.asleep = False
         self.large = 0
+        self.narrow: int | None = None
         self.kept: dict[str, Learned | None] = {}
 
     def act(self, peer: Peer, changes: Sequence[Change]) -> None:
@@ -106,6 +107,10 @@ class FakeHost:
     def outer(self, peer: Peer) -> Outer | None:
         del peer
         return None
+
+    def room(self, peer: Peer) -> int | None:
+        del peer
+        return self.narrow
 
     def segments(self, peer: Peer) -> Segments:
         del peer

@@ -13,13 +13,16 @@ import pytest
 
 from fake_kernel import FakeKernel, install
 from mssclamp import config
-from mssclamp.daemon import clock
+from mssclamp.daemon import clock, underlay
 from mssclamp.daemon.daemon import Daemon
 from mssclamp.daemon.discovery import Discovery
+from mssclamp.daemon.hands import Hands
+from mssclamp.daemon.underlay import Underlay
 from mssclamp.datapath import abi
 from mssclamp.datapath.links import Link
 from mssclamp.datapath.wireguard import Peers
 from mssclamp.errors import AmbiguousError, DatapathError
+from mssclamp.probe.engine import Engine, Order
 from mssclamp.store.database import Store
 from mssclamp.wire.wireguard import Endpoint, WireGuardPeer
 
@@ -264,6 +267,7 @@ class House:
             self.kernel,
             lambda call: call(),
             Discovery(self.programs.read),
+            Underlay(lambda asked: underlay.ask_kernel(asked)),
         )
         self.daemon.start()
         self.written: list[str] = []
@@ -482,3 +486,20 @@ def test_a_peer_inside_anothers_prefixes_is_one_of_its_own(house: House) -> None
     house.start()
     found = [house.daemon.peer(address, None).peer.id for address in ("10.2.0.1", "10.1.0.1", "10.1.2.3")]
     assert found == [name_of(1), name_of(2), name_of(3)]
+
+
+def test_who_roams_is_looked_at_once_the_programs_know(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, fragments would count as proof."""
+    house.kernel.add_ethernet("eth0")
+    (eth0,) = (link.index for link in house.kernel.links() if link.name == "eth0")
+    monkeypatch.setattr(underlay, "ask_kernel", lambda asked: {each: frozenset({eth0}) for each in asked})
+    monkeypatch.setattr(Hands, "is_asleep", lambda _self, _peer: False)
+    orders: list[Order] = []
+    monkeypatch.setattr(Engine, "submit", lambda _self, order: orders.append(order))
+    house.programs.tell("wg0", peer(1, "10.99.0.1/32"))
+    house.start()
+    house.daemon.probe(name_of(1), None)
+    house.programs.tell("wg0", peer(1, "10.99.0.1/32", endpoint="203.0.113.9"))
+    house.look()
+    assert len(orders) == 2
+    assert all(order.outer is not None for order in orders)

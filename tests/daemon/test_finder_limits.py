@@ -13,7 +13,7 @@ from mssclamp.daemon.finder import Obstacle
 from mssclamp.daemon.stalled import Segment
 from mssclamp.errors import ConflictError
 from mssclamp.pmtu.schedule import FIRST_PATIENCE, SEARCH_AGAIN, STRONG_PATIENCE
-from mssclamp.pmtu.table import HINT_LIFE, Change, Peer
+from mssclamp.pmtu.table import HINT_LIFE, Change, Peer, PeerFacts
 from mssclamp.probe.order import Ended, Fell
 
 
@@ -460,3 +460,27 @@ def test_a_pin_ends_the_waiting_for_who_sleeps(bench: Bench) -> None:
     bench.host.asleep = False
     bench.tick()
     assert bench.idle()
+
+
+@pytest.mark.parametrize(
+    ("facts", "narrow", "most"), [(WIREGUARD, 1492, 1420), (WIREGUARD, 1400, 1328), (STATIC, 1400, 1376)]
+)
+def test_what_this_machine_would_fragment_is_not_probed(facts: PeerFacts, narrow: int, most: int) -> None:
+    """The underlay's own devices bound the search, or its first probe would leave in fragments and decide nothing."""
+    bench = Bench(facts)
+    bench.host.narrow = narrow
+    bench.large()
+    order = bench.order()
+    assert sizes(order)[0] == most
+    bench.carry_out(order)
+    assert bench.state() == ("confirmed", most)
+    bench.host.narrow = 1300  # told as another path, or not yet
+    bench.wait(RECHECK)
+    bench.large()
+    assert sizes(bench.order())[0] == (1232 if facts is WIREGUARD else 1276)
+
+
+def test_an_underlay_too_narrow_for_anything(bench: Bench) -> None:
+    bench.host.narrow = 68
+    bench.large()
+    assert sizes(bench.order())[0] <= 1420

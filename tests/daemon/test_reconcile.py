@@ -73,10 +73,13 @@ def test_what_is_so_already_costs_nothing(bench: Bench) -> None:
     assert (changes, len(bench.kernel.loaded), bench.kernel.attachments) == ([], 1, ["gre7", "up0"])
 
 
-def test_without_devices_nothing_is_loaded(bench: Bench) -> None:
+def test_without_devices_the_programs_are_at_hand(bench: Bench) -> None:
+    """At boot a device that comes up must not wait for the compiler. Where clampd is kept off there is no need."""
+    assert bench.apply(devices=(), stay_loaded=False) == Outcome()
+    assert bench.kernel.loaded == []
     assert bench.apply(devices=()) == Outcome()
     assert bench.apply(devices=("wg0",)) == Outcome()
-    assert bench.kernel.loaded == []
+    assert (len(bench.kernel.loaded), bench.kernel.attachments) == (1, [])
 
 
 def test_a_device_of_an_unknown_kind_is_a_problem(bench: Bench) -> None:

@@ -117,3 +117,43 @@ def kernels_word(built: Chain) -> int | None:
         if "mtu" in metrics:
             return int(metrics["mtu"])
     return None
+
+
+# -- what ICMP is left to the stack: where clampd has nothing better to offer
+
+
+def test_a_pin_does_not_keep_the_kernel_from_its_own_path_mtu(lab: Lab) -> None:
+    """The operator's value is too large, and a router says so: without clampd the tunnel would be fragmented."""
+    built = chain(lab, 4)
+    near, far = built.ends
+    found = finder(lab, built)
+    with Upload(near.host, far.host, far.host_address[4]) as upload:
+        upload.goes_on()
+        found.clampd.ctl("pin", found.name, str(DEVICE_MTU))
+        built.honest(1400)
+        upload.goes_on(timeout=HEAL_SECONDS)
+
+
+def test_inner_ipv6_where_only_fragments_fit(lab: Lab) -> None:
+    """1280 bytes of IPv6 must go on (RFC 8200, section 5): the kernel fragments the tunnel's packets, if it is told."""
+    built = chain(lab, 4)
+    near, far = built.ends
+    found = finder(lab, built, mtu="recheck = 1")
+    with Upload(near.host, far.host, far.host_address[6]) as upload:
+        upload.goes_on()
+        built.honest(1300)
+        found.wait(inner_limit(1300, 4))
+        upload.goes_on(timeout=2 * HEAL_SECONDS)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_small_mtu_of_our_own_device(lab: Lab, family: int) -> None:
+    """Larger probes would leave this machine in fragments: they are not tried."""
+    built = chain(lab, family)
+    near, far = built.ends
+    near.gateway.ip("link set outer mtu 1400")
+    built.shrink()
+    found = finder(lab, built, mtu="recheck = 1")
+    with Upload(near.host, far.host, far.host_address[4]) as upload:
+        found.wait(inner_limit(1400, family))
+        upload.goes_on(timeout=HEAL_SECONDS)

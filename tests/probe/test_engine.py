@@ -172,7 +172,7 @@ def test_a_rush_of_urgent_orders(start, heard: Listener) -> None:
     assert all(each.order.urgent for each in heard.ends)
 
 
-def test_who_hurries_need_not_wait(start, heard: Listener) -> None:
+def test_who_hurries_need_not_wait(start) -> None:
     engine = start(1)
     for i in range(2 * AT_ONCE):
         engine.submit(order(f"peer-{i}"))

@@ -303,6 +303,23 @@ def test_fragments_hold_the_verdict(mtu: int) -> None:
     assert errand.memory == Memory(A, "echo")
 
 
+def test_what_left_whole_before_proves_nothing() -> None:
+    """A router tells the kernel in the middle of the search: the next probes leave, and arrive, in fragments."""
+
+    @dataclass
+    class Learning(FakeOuter):
+        def carry(self, length: int) -> None:
+            super().carry(length)
+            if length == 1420 + OVERHEAD and self.counted[length] == 3:
+                self.fragmented_above = 1400
+
+    world = World(echo={A: Path([(0, 1340), (100.06, 1420)])}, outer=Learning())
+    news = world.run(Errand(world.order(lambda: Search(516, 1421, overhead=OVERHEAD, in_force=1420)), None))
+    assert any(isinstance(each, Fell) for _, each in news)
+    assert ended(news).result is None
+    assert "in fragments" in str(ended(news).held)
+
+
 def test_other_peoples_fragments_hold_nothing() -> None:
     outer = FakeOuter()
     world = World({A: Path([(0, 1400)])}, outer=outer)

@@ -93,6 +93,7 @@ class Daemon:
         self._managed: list[str] = []
         self._shadows = ShadowWatch()
         self._goal: Wanted | None = None  # None: to be derived again
+        self._moved: dict[str, str] = {}  # peers whose path is another one now, and why
         self._routes = RouteKeeper(store)
         self._route_goals: Goals = {}
         self._problems: dict[str, str] = {}
@@ -117,6 +118,14 @@ class Daemon:
 
     def reconcile(self) -> None:
         """Looks at the devices, works out what should be, writes it. Never raises for what the kernel refuses."""
+        self._reach_goal()
+        # Only now: where the programs do not see a probe leave, fragments would count as proof.
+        moved, self._moved = self._moved, {}
+        for peer_id, why in moved.items():
+            if peer_id in self._table.peers:
+                self._finder.on_other_path(self._table.peers[peer_id], why, clock.boot(), clock.unix())
+
+    def _reach_goal(self) -> None:
         self._reconciler.attend(clock.boot_ns() + _ATTENDANCE)
         self._expire_trials()
         links = {link.name: link for link in self._tc.links()}
@@ -213,7 +222,7 @@ class Daemon:
         return bool(moved)
 
     def _path_changed(self, peer: Peer, why: str) -> None:
-        self._finder.on_other_path(peer, why, clock.boot(), clock.unix())
+        self._moved[peer.facts.id] = why
 
     def look_at_peers(self) -> None:
         """Asks WireGuard's devices for their peers if it is time to, and acts if something became different."""
@@ -226,7 +235,8 @@ class Daemon:
             self._readings = self._discovery.readings
             self._look_for_traffic()
         now, unix = clock.boot(), clock.unix()
-        self._tell(self._table.expire_hints(unix))
+        for change in self._table.expire_hints(unix):
+            self.act(self._table.peers[change.peer], [change])
         self._finder.tick(now, unix)
 
     def _look_for_traffic(self) -> None:
@@ -536,14 +546,14 @@ class Daemon:
         """A "too big" about an outer packet of `quoted` bytes. `message.size`: the MTU that it names."""
         named = message.size
         details = {"hint": "icmp", "from": str(message.source), "mtu": named, "size": quoted, "proven": seen}
-        if not 0 < named < quoted or peer.facts.overhead is None:
+        room = max(named, self._policy.config.mtu.min_outer) - (peer.facts.overhead or 0)
+        if not 0 < named < quoted or peer.facts.overhead is None or room <= 0:
             # RFC 1191, section 5: very old routers name none; and no message may raise anything.
             peer.tally.hints += 1
             peer.tally.hints_refuted += 1
             self._event("hint", peer.facts.id, details | {"refuted": True})
             return
         self._event("hint", peer.facts.id, details)
-        room = max(named, self._policy.config.mtu.min_outer) - peer.facts.overhead
         limit = self._table.limit(peer) or room
         size = next(size for size in range(room, 0, -1) if peer.facts.as_sent(size, limit) <= room)
         self._finder.on_too_big(peer, size, seen, clock.boot(), clock.unix())
@@ -557,6 +567,7 @@ class Daemon:
             self._goal.rows[peer.facts.id] = row
             try:
                 self._reconciler.put(row)
+                self._put_endpoint(peer, self._goal)
             except DatapathError as error:
                 log.error("%s", error)
                 self._goal = None
@@ -564,6 +575,16 @@ class Daemon:
         if changes and (self._policy.writes_routes(peer.facts.device) or self._table.within):
             self._tell(self._table.revalue(clock.unix()))
             self._changed_goal()
+
+    def _put_endpoint(self, peer: Peer, goal: Wanted) -> None:
+        """Whether ICMP about it is taken depends on what is known of it."""
+        link = self._links.get(peer.facts.device)
+        if peer.facts.outer is None or link is None:
+            return
+        key, value = endpoint(peer, link, self._policy)
+        if goal.endpoints.get(key, ("",))[0] == peer.facts.id:
+            goal.endpoints[key] = value
+            self._reconciler.put_endpoint(key, value)
 
     def tell(self, event: protocol.EventName, peer: str, details: Mapping[str, object]) -> None:
         """An event."""

@@ -88,6 +88,7 @@ class Hands(Protocol):
     def is_asleep(self, peer: Peer) -> bool: ...
     def large_packets(self, peer: Peer) -> int: ...
     def outer(self, peer: Peer) -> Outer | None: ...
+    def room(self, peer: Peer) -> int | None: ...
     def segments(self, peer: Peer) -> Segments: ...
     def answer_stalled(self, peer: Peer, segments: Sequence[Segment]) -> None: ...
 
@@ -319,6 +320,15 @@ class Finder:
         own = [network.network_address for network in peer.facts.prefixes if network.prefixlen == network.max_prefixlen]
         return tuple(dict.fromkeys([*own[: _CANDIDATES - _SEEN], *subject.seen, *own]))[:_CANDIDATES]
 
+    def _most(self, peer: Peer, limit: int) -> int:
+        """The largest packet worth a probe, bytes: what is larger leaves this machine in fragments, or not at all."""
+        room = self._hands.room(peer)
+        if room is None or peer.facts.overhead is None:
+            return limit
+        inside = room - peer.facts.overhead
+        sizes = range(min(inside, limit), 0, -1)
+        return next((size for size in sizes if peer.facts.as_sent(size, limit) <= inside), limit)
+
     def _see(self, subject: _Subject, segment: Segment, now: float) -> None:
         subject.large_at = now
         address = segment.destination
@@ -339,7 +349,10 @@ class Finder:
         facts, limit = peer.facts, self._table.limit(peer)
         assert limit is not None
         overhead = facts.overhead or 0
+        most = self._most(peer, limit)
         known = limit if peer.learned is None else min(peer.learned.mtu, limit)
+        if known > most:
+            look = Look.SEARCH
         rtt = None if peer.learned is None or look is Look.SEARCH else peer.learned.rtt
 
         def as_sent(size: int) -> int:
@@ -348,14 +361,14 @@ class Finder:
         def make() -> Search | Check:
             if look is Look.CHECK:
                 return Check(known, rtt=rtt)
-            lowest = known if look is Look.RAISE else min(max(_SMALLEST, BASE_MTU4 - overhead), limit)
+            lowest = known if look is Look.RAISE else min(max(_SMALLEST, BASE_MTU4 - overhead), most)
             return Search(
                 lowest,
-                limit + 1,
+                most + 1,
                 overhead=overhead,
                 as_sent=as_sent,
                 likely=[] if likely is None else [likely],
-                in_force=known if look is Look.SEARCH else None,
+                in_force=min(known, most) if look is Look.SEARCH else None,
                 rtt=rtt,
             )
 
@@ -480,7 +493,7 @@ class Finder:
 
 
 def _is_proof(of: Round, size: int) -> bool:
-    """Whether a round has proven that `size` passes no more: it, or less, was lost often enough beside a smaller one."""
+    """Whether a round has proven that `size` passes no more: it, or less, was lost often enough beside a smaller."""
     smallest = min(of.answered, default=size)
     return any(times >= MAX_PROBES and smallest < lost <= size for lost, times in of.lost.items())
 

@@ -69,7 +69,9 @@ class Hands:
 
     def _has_session(self, peer: Peer) -> bool:
         told = self._discovery.holder(peer.facts.device, facts.public_key(peer.facts), peer.facts.prefixes)
-        return told is not None and told.last_handshake is not None and clock.unix() - told.last_handshake <= SESSION
+        if told is None or told.last_handshake is None:
+            return False
+        return 0 <= clock.unix() - told.last_handshake <= SESSION  # below 0: somebody has set the clock
 
     def large_packets(self, peer: Peer) -> int:
         """How many went to it so far."""
@@ -85,6 +87,11 @@ class Hands:
         if not way.devices <= carrying or not self._reconciler.knows(key):
             return None
         return OuterWatch(self._reconciler, key)
+
+    def room(self, peer: Peer) -> int | None:
+        """The largest outer packet that this machine's own devices carry to the peer's endpoint, bytes."""
+        way = None if peer.facts.outer is None else self._underlay.way(peer.facts.outer)
+        return None if way is None else way.mtu
 
     def segments(self, peer: Peer) -> SegmentWatch:
         """Who sees its large segments acknowledged."""

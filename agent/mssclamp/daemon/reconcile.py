@@ -82,7 +82,7 @@ class Wanted:
     rates: Rates
     stay_loaded: bool
     underlay: Sequence[str] = ()
-    endpoints: Mapping[bytes, tuple[str, int, int]] = field(default_factory=dict)
+    endpoints: dict[bytes, tuple[str, int, int]] = field(default_factory=dict)
     large_gap: float = 30.0
     expects_answers: bool = False
 
@@ -194,7 +194,8 @@ class Reconciler:
         carrying = [links[name] for name in wanted.underlay if name in links and links[name].is_supported]
         if not devices:
             carrying = []
-        if devices:
+        if devices or (wanted.stay_loaded and self._instance is None):
+            # Also before there is a device: what comes up at boot must not wait for the compiler.
             self._ensure_instance(wanted, devices, carrying)
         if self._instance is not None and wanted is not self._written:
             self._write(list(wanted.rows.values()))
@@ -284,6 +285,22 @@ class Reconciler:
         except OSError as error:
             raise DatapathError(f"the kernel refuses: {error}") from error
         self._peers[index] = value
+
+    def put_endpoint(self, key: bytes, value: tuple[str, int, int]) -> None:
+        """The same for an endpoint of `Wanted.endpoints`. Raises DatapathError."""
+        peer, flags, source = value
+        fresh = self._index_of.get(peer, -1), flags, source
+        if self._instance is None or fresh[0] < 0 or self._endpoints.get(key) in (None, fresh):
+            return
+        try:
+            with self._lock:
+                self._instance.put_endpoint(
+                    abi.EndpointKey.from_buffer_copy(key),
+                    abi.Endpoint(fresh[0], flags, tuple(source.to_bytes(2, "big"))),
+                )
+        except OSError as error:
+            raise DatapathError(f"the kernel refuses: {error}") from error
+        self._endpoints[key] = fresh
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Instance | None]:

@@ -6,6 +6,7 @@ and again, which costs it some microseconds for each endpoint.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,11 @@ from mssclamp.daemon.policy import Policy
 from mssclamp.datapath import abi
 from mssclamp.datapath.links import Link
 from mssclamp.datapath.routes import RouteSocket
+from mssclamp.errors import DatapathError
 from mssclamp.pmtu.table import Address, Outer, Peer
+from mssclamp.wire.mtu import IPV6_MIN_MTU
+
+log = logging.getLogger(__name__)
 
 _INTERVAL = 2.0
 """Seconds from one look to the next where there are few endpoints."""
@@ -62,7 +67,11 @@ class Underlay:
             return set()
         self._next = now + max(_INTERVAL, len(asked) / _ENDPOINTS_A_SECOND)
         self._asked, self._links = asked, mtus
-        told = self._ask(asked) if asked else {}
+        try:
+            told = self._ask(asked) if asked else {}
+        except (DatapathError, OSError) as error:
+            log.warning("the ways to the endpoints cannot be asked for: %s", error)
+            return set()
         ways = {
             each: Way(devices, min((mtus[index] for index in devices if index in mtus), default=None))
             for each, devices in told.items()
@@ -101,10 +110,25 @@ def endpoint(peer: Peer, link: Link, policy: Policy) -> tuple[bytes, tuple[str, 
     outer = peer.facts.outer
     assert outer is not None
     enforced = policy.is_enforced(peer)
-    flags = abi.ENDPOINT_TAKE_ICMP if enforced and policy.config.underlay.take_icmp else 0
+    take = enforced and policy.config.underlay.take_icmp and _is_known_better(peer)
+    flags = abi.ENDPOINT_TAKE_ICMP if take else 0
     if link.kind == "tun":
         flags |= abi.ENDPOINT_BY_LENGTH | (abi.ENDPOINT_SET_DF if enforced else 0)
     return bytes(key_of(outer)), (peer.facts.id, flags, outer.source_port)
+
+
+def _is_known_better(peer: Peer) -> bool:
+    """Whether ICMP about the peer's outer packets may be kept from the stack, for what probes have found serves better.
+
+    Not where nothing was found or the operator's word stands: there the kernel's own path MTU is all that there is.
+    Nor where IPv6 packets of 1280 bytes fit only if the tunnel's are fragmented (RFC 8200, section 5).
+    """
+    value, learned = peer.value, peer.learned
+    if value.mtu is None or value.state == "pinned" or learned is None or learned.source != "probe":
+        return False
+    if not learned.exact or value.mtu >= IPV6_MIN_MTU:
+        return True
+    return all(network.version == 4 for network in peer.facts.prefixes)
 
 
 def nested(peers: Iterable[Peer], underlay: Underlay, ifindexes: Mapping[str, int]) -> dict[str, str]:

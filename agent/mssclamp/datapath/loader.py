@@ -18,7 +18,7 @@ from mssclamp.datapath.bpf import Map, Program
 from mssclamp.datapath.instance import Instance
 from mssclamp.errors import DatapathError
 
-TIMEOUT = 60.0
+TIMEOUT = 300.0
 """Seconds for the child. It needs about one; a loaded small router may need many."""
 
 _SOCKET_FD = "CLAMPD_LOADER_FD"

@@ -295,7 +295,7 @@ class Table:
             peer = self.peers.get(peer_id)
             if peer is None or peer.learned is None or peer.learned.source != "icmp":
                 self._hinted.discard(peer_id)
-            elif now - peer.learned.found >= HINT_LIFE:
+            elif not 0 <= now - peer.learned.found < HINT_LIFE:  # below 0: somebody has set the clock
                 self._hinted.discard(peer_id)
                 peer.learned = None
                 changes += self._revalue(peer, now)

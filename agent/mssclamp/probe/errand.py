@@ -37,11 +37,15 @@ class Packet:
 
 @dataclass(frozen=True)
 class _Sent:
-    """What was sent when: a small probe of the choice, or the search's probe of this number."""
+    """What was sent when: a small probe of the choice, or the search's probe of this number.
+
+    `whole`: how many of its length had been seen to leave whole before it; None where nobody watches.
+    """
 
     at: float
     size: int
     what: Knock | int
+    whole: int | None = None
 
 
 class Errand:
@@ -64,7 +68,7 @@ class Errand:
         self._rounds = self._probes = 0
         self._away: Result | None = None
         self._opened: set[int] = set()
-        self._whole: set[int] = set()
+        self._any_whole = False
         self._fragments: int | None = None
         self._voided = False
         self._is_choice_fresh = False
@@ -124,7 +128,7 @@ class Errand:
                 self._choice.on_answer(sent.what, now - sent.at, now)
         elif self._search is not None:
             del self._sent[number]
-            if not self._left_whole(sent.size):
+            if not self._left_whole(sent):
                 self._void(sent.what, sent.size)
             else:
                 self._search.on_answer(sent.what, now)
@@ -223,7 +227,7 @@ class Errand:
             self._end(result, result.text)
             return
         self.memory = None
-        if self._voided and not self._whole:
+        if self._voided and not self._any_whole:
             self._hold("none of the probes was seen to leave this machine whole, so nothing can be said about the path")
         elif not self._is_choice_fresh:
             self._away = result
@@ -246,7 +250,9 @@ class Errand:
 
     def _packet(self, size: int, now: float, what: Knock | int, address: Address, method: Method) -> Packet:
         number = next(self._numbers)
-        self._sent[number] = _Sent(now, size, what)
+        outer = None if isinstance(what, Knock) else self.order.outer
+        whole = None if outer is None else outer.whole(self.order.outer_length(size))
+        self._sent[number] = _Sent(now, size, what, whole)
         self._probes += 1
         return Packet(number, address, method, size)
 
@@ -264,15 +270,13 @@ class Errand:
         self._opened |= new
         outer.open(new)
 
-    def _left_whole(self, size: int) -> bool:
-        """Whether a probe of this size did, as far as can be told."""
-        outer, length = self.order.outer, self.order.outer_length(size)
-        if outer is None or length in self._whole:
-            return True
-        seen = outer.whole(length)
-        if seen == 0:
+    def _left_whole(self, sent: _Sent) -> bool:
+        """Whether it did, as far as can be told. What left before says nothing: the kernel may have learned since."""
+        outer = self.order.outer
+        seen = None if outer is None else outer.whole(self.order.outer_length(sent.size))
+        if seen is not None and sent.whole is not None and seen <= sent.whole:
             return False
-        self._whole.add(length)
+        self._any_whole = True
         return True
 
     def _void_what_did_not_leave(self, now: float) -> None:
@@ -281,7 +285,7 @@ class Errand:
             return
         patience = self._search.round_trip.timeout
         for number, sent in list(self._sent.items()):
-            if isinstance(sent.what, int) and now >= sent.at + patience and not self._left_whole(sent.size):
+            if isinstance(sent.what, int) and now >= sent.at + patience and not self._left_whole(sent):
                 del self._sent[number]
                 self._void(sent.what, sent.size)
 
