@@ -14,6 +14,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   what it costs, and how fast it heals, beside others (root)"
 	@echo "make silence 100 idle peers for ten minutes: clampd causes no packet (root)"
+	@echo "make vm-test KERNEL=6.12|6.1   the suite for real kernels, in virtual machines: docs/vagrant.md (root)"
 	@echo "make venv    Debian's packages and .venv, which the others call"
 
 # Debian's packages, as far as they are missing.
@@ -59,3 +60,21 @@ silence: venv
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Virtual machines with a distribution's kernel, see docs/vagrant.md. VM_TESTS: more arguments for pytest.
+KERNEL ?= 6.12
+
+.PHONY: vm-up vm-test vm-smoke vm-down
+
+vm-up: venv
+	KERNEL=$(KERNEL) vagrant/vm up
+
+vm-test: venv
+	KERNEL=$(KERNEL) vagrant/vm test $(VM_TESTS)
+
+vm-smoke: venv
+	KERNEL=$(KERNEL) vagrant/vm test -m smoke $(VM_TESTS)
+	vagrant/vm down
+
+vm-down:
+	vagrant/vm down

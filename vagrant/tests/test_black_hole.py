@@ -1,0 +1,35 @@
+"""The same black holes as in test_without_clampd.py, under clampd."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from vmlab.checks import BLACK_HOLE, MTU_IN_BLACK_HOLE
+from vmlab.machine import wait_for
+from vmlab.site import Site, Transfer
+
+HEAL_SECONDS = 30
+"""An emulated machine's; TCP's own timers have backed off by then."""
+
+
+@pytest.mark.parametrize("underlay", [pytest.param(4, marks=pytest.mark.smoke), 6])
+def test_pinned(site: Site, underlay: int) -> None:
+    """The operator's value heals open connections: both families inside, both directions."""
+    mtu = MTU_IN_BLACK_HOLE[underlay]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(site.underlay(underlay))
+        transfers = [
+            stack.enter_context(Transfer(ends, family)) for ends in (site.hosts, site.back) for family in (4, 6)
+        ]
+        for transfer in transfers:
+            transfer.goes_on()
+        site.path.black_hole(BLACK_HOLE)
+        for transfer in transfers[:2]:  # the link has shrunk in their direction
+            transfer.hangs(seconds=1)
+        for gateway in (site.gw_a, site.gw_b):
+            stack.enter_context(gateway.pinned(mtu))
+        for transfer in transfers:
+            transfer.goes_on(timeout=HEAL_SECONDS)
+        for transfer in transfers[:2]:
+            wait_for(lambda t=transfer: t.state()["path_mtu"] == mtu, "the sender to be told")  # type: ignore[misc]

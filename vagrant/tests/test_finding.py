@@ -1,0 +1,85 @@
+"""Nothing declared, nothing pinned: clampd finds the path's MTU through the kernel's WireGuard, and heals."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+from vmlab.checks import BLACK_HOLE, MTU_IN_BLACK_HOLE, Record
+from vmlab.machine import wait_for
+from vmlab.site import Datagrams, Gateway, Site, Transfer
+
+DEVICE_MTU = 1420
+HEAL_SECONDS = 30
+"""An emulated machine's; TCP's own timers have backed off by then."""
+
+SOON = 'mode = "enforce"\n[mtu]\nrecheck = 3\nraise = 5\n'
+PACKETS = 100
+"""Of a user, sent while a search is under way."""
+
+
+def found(gateway: Gateway, mtu: int) -> None:
+    """Wait until the only peer's value is that, and exact."""
+
+    def known() -> bool:
+        peer = gateway.peer()
+        return (peer["state"], peer["mtu"], peer["exact"]) == ("confirmed", mtu, True)
+
+    wait_for(known, f"{gateway}'s peer to be confirmed at {mtu}", timeout=HEAL_SECONDS)
+
+
+@pytest.mark.parametrize("underlay", [pytest.param(4, marks=pytest.mark.smoke), 6])
+def test_healed(site: Site, record: Record, underlay: int) -> None:
+    """Both families inside, both directions, open connections included; and up again when the path is whole."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(site.gw_a.configured(SOON))
+        stack.enter_context(site.underlay(underlay))
+        transfers = [
+            stack.enter_context(Transfer(ends, family)) for ends in (site.hosts, site.back) for family in (4, 6)
+        ]
+        for transfer in transfers:
+            transfer.goes_on()
+        found(site.gw_a, DEVICE_MTU)
+        site.path.black_hole(BLACK_HOLE)
+        began = time.monotonic()
+        for transfer in transfers:
+            transfer.goes_on(timeout=HEAL_SECONDS)
+        record(f"healed over IPv{underlay}, four connections, seconds", round(time.monotonic() - began, 1))
+        found(site.gw_a, MTU_IN_BLACK_HOLE[underlay])
+        assert site.gw_a.peer()["counters"]["blackholes"] > 0
+        site.path.clear()
+        wait_for(lambda: site.gw_a.peer()["mtu"] == DEVICE_MTU, "the MTU to rise again", timeout=2 * HEAL_SECONDS)
+
+
+def test_a_path_that_fragments(site: Site) -> None:
+    """The driver sends with DF clear, and the router fragments: only probes that have DF tell what passes whole. The
+    user's packets have none, also while probes of their size are under way: not one is lost."""
+    with Datagrams(site.hosts, 4, discovery="dont") as datagrams:
+        site.path.shrink(BLACK_HOLE)
+        assert datagrams.arrives(DEVICE_MTU)
+        peer = site.gw_a.peer()["id"]
+        datagrams.receiver.sizes()
+        site.gw_a.clampctl("forget", peer)
+        for _ in range(PACKETS):
+            assert datagrams.sender.send(DEVICE_MTU)
+        found(site.gw_a, MTU_IN_BLACK_HOLE[4])
+        for _ in range(PACKETS):
+            assert datagrams.sender.send(DEVICE_MTU)
+        arrived: list[int] = []
+
+        def all_there() -> bool:
+            arrived.extend(datagrams.receiver.sizes())
+            return arrived.count(DEVICE_MTU) == 2 * PACKETS
+
+        wait_for(all_there, "every packet of the user's", timeout=10)
+
+
+def test_idle(site: Site) -> None:
+    """A peer that has nothing to do gets no probe, and no handshake."""
+    site.session()
+    found_before = site.gw_a.peer()["counters"]["probes"]
+    before = site.gw_a.run("wg", "show", "wg0", "latest-handshakes")
+    time.sleep(20)
+    assert site.gw_a.peer()["counters"]["probes"] == found_before
+    assert site.gw_a.run("wg", "show", "wg0", "latest-handshakes") == before

@@ -1,0 +1,284 @@
+"""The gateways with clampd and WireGuard, the hosts behind them, and connections between these."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from .install import CLAMPD
+from .machine import Machine, MachineError, Remote, wait_for
+from .path import Path
+
+HOST_A = {4: "10.1.0.2", 6: "fd00:1::2"}
+HOST_B = {4: "10.2.0.2", 6: "fd00:2::2"}
+OTHER_A = {4: "10.4.0.2", 6: "fd00:4::2"}
+OTHER_B = {4: "10.3.0.2", 6: "fd00:3::2"}
+"""Addresses of the same hosts that no WireGuard peer stands for: other tunnels are tried with these."""
+
+OUTER_A = {4: "192.0.2.11", 6: "2001:db8:1::11"}
+OUTER_B = {4: "198.51.100.11", 6: "2001:db8:2::11"}
+
+ATTACH_SECONDS = 240
+"""Compiling the programs takes an emulated machine twenty, after its boot or beside other work a minute or two."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Two ends of a connection: machines, namespaces there, and addresses by family."""
+
+    near: Machine
+    near_namespace: str
+    near_address: dict[int, str]
+    far: Machine
+    far_namespace: str
+    far_address: dict[int, str]
+
+
+class Gateway(Machine):
+    """A machine with clampd."""
+
+    def clampctl(self, *arguments: str, check: bool = True) -> str:
+        """`clampctl`'s standard output. A daemon that does not answer, as while it compiles, is asked again."""
+        deadline = time.monotonic() + ATTACH_SECONDS
+        while True:
+            try:
+                return self.run("clampctl", *arguments, check=check)
+            except MachineError as error:
+                if "has said nothing" not in str(error) or time.monotonic() > deadline:
+                    raise
+
+    def clampctl_json(self, *arguments: str) -> dict[str, Any]:
+        """The document that it prints."""
+        document: dict[str, Any] = json.loads(self.clampctl(*arguments, "--json"))
+        return document
+
+    def peers(self, device: str = "wg0") -> list[dict[str, Any]]:
+        """The peers of a device."""
+        found: list[dict[str, Any]] = self.clampctl_json("peers", "--device", device)["peers"]
+        return found
+
+    def peer(self, device: str = "wg0") -> dict[str, Any]:
+        """The only peer of a device, once it is there."""
+        return wait_for(lambda: self.peers(device), f"a peer on {self}'s {device}")[0]
+
+    def attached(self, device: str, *, timeout: float = ATTACH_SECONDS) -> None:
+        """Wait until clampd's programs are on the device."""
+
+        def there() -> bool:
+            with contextlib.suppress(MachineError, json.JSONDecodeError):
+                devices = self.clampctl_json("status")["devices"]
+                return any(each["name"] == device and each["attached"] for each in devices)
+            return False
+
+        wait_for(there, f"clampd on {self}'s {device}", timeout=timeout, every=0.5)
+
+    def configure(self, text: str) -> None:
+        """Another configuration, read by the running daemon."""
+        self.push({"clampd.toml": text.encode()}, "/etc/clampd")
+        self.clampctl("reload")
+
+    @contextlib.contextmanager
+    def configured(self, text: str) -> Iterator[None]:
+        """Another configuration for a while."""
+        self.configure(text)
+        try:
+            yield
+        finally:
+            self.configure(CLAMPD)
+
+    @contextlib.contextmanager
+    def pinned(self, mtu: int, *, device: str = "wg0") -> Iterator[None]:
+        """The device's only peer with that MTU."""
+        peer = self.peer(device)["id"]
+        self.clampctl("pin", peer, str(mtu))
+        try:
+            yield
+        finally:
+            self.clampctl("unpin", peer, check=False)
+
+    def forget_paths(self) -> None:
+        """Nothing is known of any path; clampd need not be there."""
+        with contextlib.suppress(MachineError, json.JSONDecodeError):
+            for peer in self.clampctl_json("peers")["peers"]:
+                if peer["source"] == "probe":
+                    self.clampctl("forget", peer["id"], check=False)
+
+    def start(self) -> None:
+        """As at the beginning: the daemon runs, its programs are on wg0, no pin, nothing left of a test that failed."""
+        self.run("systemctl", "disable", "--now", "lab-watch", check=False)
+        self.push({"clampd.toml": CLAMPD.encode()}, "/etc/clampd")
+        self.run("systemctl", "start", "clampd", timeout=ATTACH_SECONDS)
+        self.clampctl("attach")
+        self.clampctl("reload")
+        self.attached("wg0")
+        for peer in self.peers():
+            if peer["state"] == "pinned":
+                self.clampctl("unpin", peer["id"])
+
+    def stop(self) -> None:
+        """No daemon, no programs."""
+        self.run("systemctl", "stop", "clampd")
+        self.clampctl("detach")
+
+
+class Site:
+    """All three machines. Entering connects to them."""
+
+    def __init__(self) -> None:
+        self.gw_a, self.gw_b, self.router = Gateway("gw-a"), Gateway("gw-b"), Machine("router")
+        self.machines: list[Machine] = [self.gw_a, self.gw_b, self.router]
+        self.path = Path(self.router)
+        self.hosts = Ends(self.gw_a, "host", HOST_A, self.gw_b, "host", HOST_B)
+        self.back = Ends(self.gw_b, "host", HOST_B, self.gw_a, "host", HOST_A)
+        self.others = Ends(self.gw_a, "host", OTHER_A, self.gw_b, "host", OTHER_B)
+
+    def __enter__(self) -> Site:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Machine.connect, self.machines))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for machine in self.machines:
+            machine.disconnect()
+
+    def start(self) -> None:
+        """clampd on both gateways."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Gateway.start, (self.gw_a, self.gw_b)))
+
+    @contextlib.contextmanager
+    def without_clampd(self) -> Iterator[None]:
+        """On neither gateway, for a while."""
+        try:
+            for gateway in (self.gw_a, self.gw_b):
+                gateway.stop()
+            yield
+        finally:
+            self.start()
+
+    @contextlib.contextmanager
+    def underlay(self, family: int) -> Iterator[None]:
+        """WireGuard's endpoints are addresses of that family, for a while."""
+        self._endpoints(family)
+        try:
+            yield
+        finally:
+            if family != 4:
+                self.reset()
+                self._endpoints(4)
+
+    def reset(self) -> None:
+        """No faults, and nothing learned about paths."""
+        self.path.clear()
+        for gateway in (self.gw_a, self.gw_b):
+            for namespace in ("main", "host"):
+                for version in ("-4", "-6"):
+                    gateway.run("ip", version, "route", "flush", "cache", namespace=namespace)
+            gateway.forget_paths()
+
+    def session(self) -> None:
+        """A handshake between the gateways, if there is none."""
+        self.gw_a.run("ping", "-c", "1", "-W", "5", "10.77.0.2")
+
+    def _endpoints(self, family: int) -> None:
+        for gateway, outer in ((self.gw_a, OUTER_B), (self.gw_b, OUTER_A)):
+            key = gateway.run("wg", "show", "wg0", "peers").strip()
+            address = f"[{outer[6]}]" if family == 6 else outer[4]
+            gateway.run("wg", "set", "wg0", "peer", key, "endpoint", f"{address}:51820")
+        self.session()
+
+
+class Transfer:
+    """A TCP connection from the near end to the far one that sends until it is left."""
+
+    def __init__(self, ends: Ends, family: int, **options: Any) -> None:
+        self._ends = ends
+        self.sink: Remote = ends.far.make("Sink", namespace=ends.far_namespace, address=ends.far_address[family])
+        try:
+            self.server_port: int = self.sink.port()
+            self.upload: Remote = ends.near.make(
+                "Upload",
+                namespace=ends.near_namespace,
+                address=ends.far_address[family],
+                port=self.server_port,
+                source=ends.near_address[family],
+                **options,
+            )
+            self.client_port: int = self.state()["port"]
+        except MachineError:
+            self.sink.close()
+            raise
+
+    def __enter__(self) -> Transfer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.upload.close()
+        self.sink.close()
+
+    def state(self) -> dict[str, Any]:
+        """See guest/tools.py, Upload."""
+        state: dict[str, Any] = self.upload.state()
+        return state
+
+    def goes_on(self, size: int = 50_000, *, timeout: float = 15) -> None:
+        """Until `size` more bytes have arrived."""
+        target = self.sink.received() + size
+        try:
+            wait_for(lambda: self.sink.received() >= target, f"{size} bytes more", timeout=timeout)
+        except MachineError as error:
+            raise MachineError(f"{error}; the sender: {self.state()}") from None
+
+    def hangs(self, *, seconds: float = 10) -> None:
+        """Wait until a retransmission timer has run out, then see that nothing arrives any more for a while."""
+        wait_for(lambda: self.state()["stalled"], "the connection to stall", timeout=20)
+        before = self.sink.received()
+        with contextlib.suppress(MachineError):
+            wait_for(lambda: self.sink.received() > before, "nothing", timeout=seconds, every=0.5)
+            raise AssertionError("the connection goes on")
+
+
+class Datagrams:
+    """A UDP socket at the near end, and one at the far end that receives."""
+
+    def __init__(self, ends: Ends, family: int, *, discovery: str = "do") -> None:
+        self.receiver = ends.far.make("Receiver", namespace=ends.far_namespace, address=ends.far_address[family])
+        self.sender = ends.near.make(
+            "Sender",
+            namespace=ends.near_namespace,
+            address=ends.far_address[family],
+            port=self.receiver.port(),
+            discovery=discovery,
+            source=ends.near_address[family],
+        )
+
+    def __enter__(self) -> Datagrams:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sender.close()
+        self.receiver.close()
+
+    def arrives(self, size: int, *, timeout: float = 5) -> bool:
+        """Whether an IP packet of `size` bytes reaches the far end."""
+        self.receiver.sizes()
+        if not self.sender.send(size):
+            return False
+        with contextlib.suppress(MachineError):
+            return wait_for(lambda: size in self.receiver.sizes(), f"{size} bytes", timeout=timeout)
+        return False
+
+    def learns(self, size: int, *, timeout: float = 10) -> int:
+        """Send packets of `size` bytes until an ICMP message tells the sender that they are too big; the MTU in it."""
+
+        def told() -> int | None:
+            self.sender.send(size)
+            mtu: int | None = self.sender.told()
+            return mtu
+
+        return wait_for(told, f"the sender to hear that {size} bytes are too big", timeout=timeout, every=0.3) or 0
