@@ -320,6 +320,29 @@ def test_what_left_whole_before_proves_nothing() -> None:
     assert "in fragments" in str(ended(news).held)
 
 
+def test_one_that_leaves_late_proves_nothing_for_the_next() -> None:
+    """A busy tunnel: the first copy is seen to leave only after the second was sent, and that leaves in fragments."""
+
+    @dataclass
+    class Late(FakeOuter):
+        sent: int = 0
+
+        def carry(self, length: int) -> None:
+            if length != 1420 + OVERHEAD:
+                super().carry(length)
+                return
+            self.sent += 1
+            if self.sent == 2:
+                self.counted[length] += 1
+            if self.sent >= 2:
+                self.fragmented += 1
+
+    world = World(echo={A: Path([(0, 1340), (100.01, 1420)])}, outer=Late())
+    news = world.run(Errand(world.order(lambda: Search(516, 1421, overhead=OVERHEAD, in_force=1420)), None))
+    assert ended(news).result is None
+    assert "in fragments" in str(ended(news).held)
+
+
 def test_other_peoples_fragments_hold_nothing() -> None:
     outer = FakeOuter()
     world = World({A: Path([(0, 1400)])}, outer=outer)

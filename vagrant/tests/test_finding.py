@@ -60,18 +60,22 @@ def test_a_path_that_fragments(site: Site) -> None:
         assert datagrams.arrives(DEVICE_MTU)
         peer = site.gw_a.peer()["id"]
         datagrams.receiver.sizes()
-        site.gw_a.clampctl("forget", peer)
-        for _ in range(PACKETS):
-            assert datagrams.sender.send(DEVICE_MTU)
-        found(site.gw_a, MTU_IN_BLACK_HOLE[4])
-        for _ in range(PACKETS):
-            assert datagrams.sender.send(DEVICE_MTU)
         arrived: list[int] = []
+
+        def send() -> None:
+            for number in range(PACKETS):
+                assert datagrams.sender.send(DEVICE_MTU)
+                if number % 20 == 0:  # or the socket's buffer is full
+                    arrived.extend(datagrams.receiver.sizes())
 
         def all_there() -> bool:
             arrived.extend(datagrams.receiver.sizes())
             return arrived.count(DEVICE_MTU) == 2 * PACKETS
 
+        site.gw_a.clampctl("forget", peer)
+        send()
+        found(site.gw_a, MTU_IN_BLACK_HOLE[4])
+        send()
         wait_for(all_there, "every packet of the user's", timeout=10)
 
 

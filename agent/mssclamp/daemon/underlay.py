@@ -124,6 +124,8 @@ def _is_known_better(peer: Peer) -> bool:
     Nor where IPv6 packets of 1280 bytes fit only if the tunnel's are fragmented (RFC 8200, section 5).
     """
     value, learned = peer.value, peer.learned
+    if peer.searching and value.state != "pinned":
+        return True  # or the answers to our own probes would make the kernel fragment the next ones
     if value.mtu is None or value.state == "pinned" or learned is None or learned.source != "probe":
         return False
     if not learned.exact or value.mtu >= IPV6_MIN_MTU:

@@ -39,7 +39,8 @@ class Packet:
 class _Sent:
     """What was sent when: a small probe of the choice, or the search's probe of this number.
 
-    `whole`: how many of its length had been seen to leave whole before it; None where nobody watches.
+    `whole`: how many of its length must have been seen to leave whole if it did, for they leave in the order in which
+    they are sent; None where nobody watches.
     """
 
     at: float
@@ -69,6 +70,7 @@ class Errand:
         self._away: Result | None = None
         self._opened: set[int] = set()
         self._any_whole = False
+        self._due_whole: dict[int, int] = {}
         self._fragments: int | None = None
         self._voided = False
         self._is_choice_fresh = False
@@ -250,15 +252,20 @@ class Errand:
 
     def _packet(self, size: int, now: float, what: Knock | int, address: Address, method: Method) -> Packet:
         number = next(self._numbers)
-        outer = None if isinstance(what, Knock) else self.order.outer
-        whole = None if outer is None else outer.whole(self.order.outer_length(size))
+        whole = None
+        if not isinstance(what, Knock) and self.order.outer is not None:
+            length = self.order.outer_length(size)
+            whole = self._due_whole[length] = self._due_whole[length] + 1
         self._sent[number] = _Sent(now, size, what, whole)
         self._probes += 1
         return Packet(number, address, method, size)
 
     def _take_back(self, number: int) -> _Sent | None:
         self._probes -= 1
-        return self._sent.pop(number, None)
+        sent = self._sent.pop(number, None)
+        if sent is not None and sent.whole is not None:
+            self._due_whole[self.order.outer_length(sent.size)] -= 1
+        return sent
 
     def _open(self, lengths: set[int]) -> None:
         outer = self.order.outer
@@ -269,12 +276,13 @@ class Errand:
         new = lengths - self._opened
         self._opened |= new
         outer.open(new)
+        self._due_whole |= {length: outer.whole(length) or 0 for length in new}
 
     def _left_whole(self, sent: _Sent) -> bool:
-        """Whether it did, as far as can be told. What left before says nothing: the kernel may have learned since."""
+        """Whether it did, as far as can be told. Others of its length say nothing: the kernel may have learned."""
         outer = self.order.outer
         seen = None if outer is None else outer.whole(self.order.outer_length(sent.size))
-        if seen is not None and sent.whole is not None and seen <= sent.whole:
+        if seen is not None and sent.whole is not None and seen < sent.whole:
             return False
         self._any_whole = True
         return True
