@@ -258,9 +258,6 @@ class TestOnlyCounted:
                     datagrams = stack.enter_context(Datagrams(built.line.client, built.line.site, SITE[family]))
                     for size in (built.mtu, built.mtu + 1, 1500):
                         assert datagrams.arrives(size)
-                    upload = stack.enter_context(Upload(built.line.client, built.line.site, SITE[family]))
-                    upload.goes_on()
-                    assert upload.path_mtu == 1500
             # In this order: what has arrived was seen to leave.
             arrived = [content(f.packet) for f in at_site.frames() if not f.outgoing and is_clients(f)]
             left = {content(f.packet) for f in built.at_client.frames() if f.outgoing and is_clients(f)}
