@@ -49,6 +49,30 @@ def test_who_must_not_be_probed(bench: Bench, problem: Obstacle) -> None:
     assert bench.peer.value.why == f"the MTU of wg0; {problem}"
 
 
+def test_who_may_be_probed_again(bench: Bench) -> None:
+    """What the configuration forbade is done at once when it is allowed, not after SEARCH_AGAIN."""
+    bench.host.problem = Obstacle("its [[peer]] says probe = false")
+    bench.large()
+    bench.finder.update(RECHECK, RAISE)
+    bench.large()
+    assert bench.idle()
+    bench.host.problem = None
+    bench.finder.update(RECHECK, RAISE)
+    bench.large()
+    assert not bench.idle()
+
+
+def test_an_address_to_ask_is_named() -> None:
+    bench = Bench(replace(STATIC, prefixes=(ip_network("10.7.0.0/16"),)))
+    bench.finder.on_traffic(bench.peer, bench.now, bench.unix)
+    assert bench.idle()
+    facts = replace(bench.peer.facts, probe_address=ip_address("10.7.1.2"))
+    bench.table.update([facts], {facts.device: 1500}, bench.unix)
+    bench.finder.update(RECHECK, RAISE)
+    bench.finder.on_traffic(bench.peer, bench.now, bench.unix)
+    assert bench.order().addresses == (ip_address("10.7.1.2"),)
+
+
 def test_no_address_to_ask() -> None:
     bench = Bench(replace(STATIC, prefixes=(ip_network("10.7.0.0/16"),)))
     bench.finder.on_traffic(bench.peer, bench.now, bench.unix)

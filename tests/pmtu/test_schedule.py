@@ -93,7 +93,7 @@ def test_another_path_is_searched_with_the_next_traffic() -> None:
     for _ in range(4):
         schedule.on_refuted(1.0)
     assert not schedule.on_hint(2.0)
-    schedule.on_other_path()
+    schedule.search_soon()
     assert schedule.on_traffic(2.0) is Look.SEARCH
     assert schedule.on_hint(2.0)
 

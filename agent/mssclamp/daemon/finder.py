@@ -116,6 +116,8 @@ class _Subject:
     seen: deque[Address] = field(default_factory=lambda: deque(maxlen=_SEEN))
     retry: tuple[float, int, Look, str] | None = None
     """When, after how many tries, what and why."""
+    held: bool = False
+    """Whether the last look could not be, and waits for what stands in the way (`_standing_obstacle`)."""
     large_before: int = 0
     large_at: float = float("-inf")
     """When we last heard of a large packet."""
@@ -141,17 +143,22 @@ class Finder:
     def update(self, recheck: float, raise_after: float) -> None:
         """The table has other peers, or the configuration other times."""
         self._recheck, self._raise_after = recheck, raise_after
-        for peer in self._subjects.keys() - self._table.peers.keys():
-            self._prober.cancel(peer)
-            self._stalled.forget(peer)
-            del self._subjects[peer]
+        for gone in self._subjects.keys() - self._table.peers.keys():
+            self._prober.cancel(gone)
+            self._stalled.forget(gone)
+            del self._subjects[gone]
         self._forget_moved_addresses()
         for peer_id, subject in self._subjects.items():
+            peer = self._table.peers[peer_id]
             subject.schedule.recheck, subject.schedule.raise_after = recheck, raise_after
-            if subject.task is not None and self._hands.obstacle(self._table.peers[peer_id]) is not None:
+            if subject.task is not None and self._hands.obstacle(peer) is not None:
                 self._prober.cancel(peer_id)
                 subject.task = None
-                self._table.search_dropped(self._table.peers[peer_id])
+                subject.held = True
+                self._table.search_dropped(peer)
+            elif subject.held and self._standing_obstacle(peer, subject) is None:
+                subject.held = False
+                subject.schedule.search_soon()
 
     def _forget_moved_addresses(self) -> None:
         """An address that traffic to a peer was seen to go to may be another peer's where prefixes have moved."""
@@ -234,7 +241,7 @@ class Finder:
         """Its packets take another way now."""
         subject = self._subject(peer)
         self._table.note(peer, "kernel", None, "changed", why, unix)
-        subject.schedule.on_other_path()
+        subject.schedule.search_soon()
         if subject.task is not None or now - subject.large_at <= _AWAKE * self._recheck:
             self._look(peer, subject, Look.SEARCH, "path", now, unix)
 
@@ -301,17 +308,20 @@ class Finder:
             subject.retry = now + _RETRY, tries + 1, look, cause
             return
         subject.retry = None
+        subject.held = obstacle is not _ASLEEP
         self._learn_nothing(peer, subject, str(obstacle), word, now, unix)
 
     def _obstacle(self, peer: Peer, subject: _Subject) -> Obstacle | None:
+        return self._standing_obstacle(peer, subject) or (_ASLEEP if self._hands.is_asleep(peer) else None)
+
+    def _standing_obstacle(self, peer: Peer, subject: _Subject) -> Obstacle | None:
+        """What somebody has to change, and what no packet of the peer's does away with."""
         found = self._hands.obstacle(peer)
         if found is not None:
             return found
         if self._table.limit(peer) is None:
             return Obstacle(f"{peer.facts.device} is not there")
-        if not self._candidates(peer, subject):
-            return _NO_ADDRESS
-        return _ASLEEP if self._hands.is_asleep(peer) else None
+        return None if self._candidates(peer, subject) else _NO_ADDRESS
 
     def _candidates(self, peer: Peer, subject: _Subject) -> tuple[Address, ...]:
         """Addresses that may answer: the operator's word, the peer's own, those that traffic went to."""

@@ -114,7 +114,7 @@ class Schedule:
         if self._next_raise <= now:
             self._next_raise = now + self.raise_after
 
-    def on_other_path(self) -> None:
-        """The path is another one now: what is known is to be found out anew with the next traffic."""
+    def search_soon(self) -> None:
+        """All is to be found out anew with the next traffic: the path is another one now, or may be probed now."""
         self.known = False
         self._next_search = self._next_hint = float("-inf")
