@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +15,14 @@ from vmlab.checks import Record
 from vmlab.machine import WORK, Machine, MachineError
 from vmlab.site import Site
 
-CAPTURE = "/run/lab/test.pcap"
-BYTES_OF_A_PACKET, PACKETS = 160, 50_000
+CAPTURES = "/var/lib/lab/captures"
+BYTES_OF_A_PACKET, MEGABYTES_OF_A_FILE, FILES = 160, 8, 4
+"""The last 24 megabytes at least are kept."""
 
 
 def results() -> Path:
     """Where this run's artefacts go."""
-    kernel = (WORK / "machines").read_text().split()[0]
-    folder = WORK / kernel
+    folder = Path(os.environ["CLAMPD_VM_RESULTS"])
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -83,20 +84,24 @@ def around(site: Site, request: pytest.FixtureRequest) -> Iterator[None]:
             folder = results() / "captures" / request.node.name.replace("/", "_")
             folder.mkdir(parents=True, exist_ok=True)
             for machine in site.machines:
-                (folder / f"{machine}.pcap").write_bytes(machine.pull(CAPTURE))
+                (folder / f"{machine}.pcaps.tar").write_bytes(machine.pull(f"{CAPTURES}.tar"))
 
 
 def _start_capture(machine: Machine) -> None:
+    if not machine.connected:  # as after a reboot that did not end well
+        machine.connect()
     machine.script(
-        "mkdir -p /run/lab; systemctl stop lab-capture 2> /dev/null || true\n"
-        f"systemd-run --quiet --collect --unit lab-capture tcpdump -i any -U -n -s {BYTES_OF_A_PACKET} -c {PACKETS} "
-        f"-w {CAPTURE} not port 22"
+        f"systemctl stop lab-capture 2> /dev/null || true; rm -rf {CAPTURES}; mkdir -p {CAPTURES}\n"
+        f"systemd-run --quiet --collect --unit lab-capture tcpdump -Z root -i any -U -n -s {BYTES_OF_A_PACKET} "
+        f"-C {MEGABYTES_OF_A_FILE} -W {FILES} -w {CAPTURES}/part.pcap not port 22"
     )
 
 
 def _stop_capture(machine: Machine) -> None:
     with contextlib.suppress(MachineError):
-        machine.run("systemctl", "stop", "lab-capture", check=False)
+        machine.script(
+            f"systemctl stop lab-capture || true; tar -C {CAPTURES} -cf {CAPTURES}.tar .",
+        )
 
 
 def _keep_logs(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""The same black holes as in test_without_clampd.py, under clampd."""
+"""The same black holes as in test_without_clampd.py, with a clampd that does not search: the operator steers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from vmlab.site import Site, Transfer
 HEAL_SECONDS = 30
 """An emulated machine's; TCP's own timers have backed off by then."""
 
+NO_PROBES = 'mode = "enforce"\n[[device]]\nname = "wg*"\nprobe = false\n'
+
 
 @pytest.mark.parametrize("underlay", [pytest.param(4, marks=pytest.mark.smoke), 6])
 def test_pinned(site: Site, underlay: int) -> None:
     """The operator's value heals open connections: both families inside, both directions."""
     mtu = MTU_IN_BLACK_HOLE[underlay]
+    gateways = (site.gw_a, site.gw_b)
     with contextlib.ExitStack() as stack:
+        for gateway in gateways:
+            stack.enter_context(gateway.configured(NO_PROBES))
         stack.enter_context(site.underlay(underlay))
         transfers = [
             stack.enter_context(Transfer(ends, family)) for ends in (site.hosts, site.back) for family in (4, 6)
@@ -25,11 +30,11 @@ def test_pinned(site: Site, underlay: int) -> None:
         for transfer in transfers:
             transfer.goes_on()
         site.path.black_hole(BLACK_HOLE)
-        for transfer in transfers[:2]:  # the link has shrunk in their direction
+        for transfer in transfers:
             transfer.hangs(seconds=1)
-        for gateway in (site.gw_a, site.gw_b):
+        for gateway in gateways:
             stack.enter_context(gateway.pinned(mtu))
         for transfer in transfers:
             transfer.goes_on(timeout=HEAL_SECONDS)
-        for transfer in transfers[:2]:
+        for transfer in transfers:
             wait_for(lambda t=transfer: t.state()["path_mtu"] == mtu, "the sender to be told")  # type: ignore[misc]

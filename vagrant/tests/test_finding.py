@@ -7,14 +7,17 @@ import time
 
 import pytest
 from vmlab.checks import BLACK_HOLE, MTU_IN_BLACK_HOLE, Record
-from vmlab.machine import wait_for
-from vmlab.site import Datagrams, Gateway, Site, Transfer
+from vmlab.machine import MachineError, wait_for
+from vmlab.site import OUTER_B, Datagrams, Gateway, Site, Transfer
 
 DEVICE_MTU = 1420
 HEAL_SECONDS = 30
 """An emulated machine's; TCP's own timers have backed off by then."""
 
 SOON = 'mode = "enforce"\n[mtu]\nrecheck = 3\nraise = 5\n'
+QUIET_SECONDS = 6
+"""Longer than `recheck` and `raise` above."""
+
 PACKETS = 100
 """Of a user, sent while a search is under way."""
 
@@ -22,34 +25,44 @@ PACKETS = 100
 def found(gateway: Gateway, mtu: int) -> None:
     """Wait until the only peer's value is that, and exact."""
 
+    peer = gateway.peer()
+
     def known() -> bool:
-        peer = gateway.peer()
+        peer.update(gateway.peer())
         return (peer["state"], peer["mtu"], peer["exact"]) == ("confirmed", mtu, True)
 
-    wait_for(known, f"{gateway}'s peer to be confirmed at {mtu}", timeout=HEAL_SECONDS)
+    try:
+        wait_for(known, f"{gateway}'s peer to be confirmed at {mtu}", timeout=HEAL_SECONDS)
+    except MachineError as error:
+        raise MachineError(f"{error}; the peer: {peer}") from None
 
 
 @pytest.mark.parametrize("underlay", [pytest.param(4, marks=pytest.mark.smoke), 6])
 def test_healed(site: Site, record: Record, underlay: int) -> None:
     """Both families inside, both directions, open connections included; and up again when the path is whole."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(site.gw_a.configured(SOON))
+        gateways = (site.gw_a, site.gw_b)
+        for gateway in gateways:
+            stack.enter_context(gateway.configured(SOON))
         stack.enter_context(site.underlay(underlay))
         transfers = [
             stack.enter_context(Transfer(ends, family)) for ends in (site.hosts, site.back) for family in (4, 6)
         ]
         for transfer in transfers:
             transfer.goes_on()
-        found(site.gw_a, DEVICE_MTU)
+        for gateway in gateways:
+            found(gateway, DEVICE_MTU)
         site.path.black_hole(BLACK_HOLE)
         began = time.monotonic()
         for transfer in transfers:
             transfer.goes_on(timeout=HEAL_SECONDS)
         record(f"healed over IPv{underlay}, four connections, seconds", round(time.monotonic() - began, 1))
-        found(site.gw_a, MTU_IN_BLACK_HOLE[underlay])
-        assert site.gw_a.peer()["counters"]["blackholes"] > 0
+        for gateway in gateways:
+            found(gateway, MTU_IN_BLACK_HOLE[underlay])
+            assert gateway.peer()["counters"]["blackholes"] > 0
         site.path.clear()
-        wait_for(lambda: site.gw_a.peer()["mtu"] == DEVICE_MTU, "the MTU to rise again", timeout=2 * HEAL_SECONDS)
+        for gateway in gateways:
+            found(gateway, DEVICE_MTU)
 
 
 def test_a_path_that_fragments(site: Site) -> None:
@@ -72,8 +85,10 @@ def test_a_path_that_fragments(site: Site) -> None:
             arrived.extend(datagrams.receiver.sizes())
             return arrived.count(DEVICE_MTU) == 2 * PACKETS
 
+        before = site.gw_a.peer()["counters"]["probes"]
         site.gw_a.clampctl("forget", peer)
         send()
+        assert site.gw_a.peer()["counters"]["probes"] > before
         found(site.gw_a, MTU_IN_BLACK_HOLE[4])
         send()
         wait_for(all_there, "every packet of the user's", timeout=10)
@@ -81,9 +96,23 @@ def test_a_path_that_fragments(site: Site) -> None:
 
 def test_idle(site: Site) -> None:
     """A peer that has nothing to do gets no probe, and no handshake."""
-    site.session()
-    found_before = site.gw_a.peer()["counters"]["probes"]
-    before = site.gw_a.run("wg", "show", "wg0", "latest-handshakes")
-    time.sleep(20)
-    assert site.gw_a.peer()["counters"]["probes"] == found_before
-    assert site.gw_a.run("wg", "show", "wg0", "latest-handshakes") == before
+
+    def seen() -> tuple[int, str]:
+        probes: int = site.gw_a.peer()["counters"]["probes"]
+        return probes, site.gw_a.run("wg", "show", "wg0", "latest-handshakes")
+
+    def quiet() -> bool:
+        before = seen()
+        time.sleep(QUIET_SECONDS)
+        return seen() == before
+
+    with site.gw_a.configured(SOON), Transfer(site.hosts, 4) as transfer:
+        transfer.goes_on()
+        found(site.gw_a, DEVICE_MTU)
+        transfer.upload.close()
+        wait_for(quiet, "the last check of a peer that was busy", timeout=HEAL_SECONDS)
+        before = seen()
+        with site.router.make("Capture", device="eth1") as passing:
+            time.sleep(20)
+            assert seen() == before
+            assert [each for each in passing.packets() if each["destination"] == OUTER_B[4]] == []

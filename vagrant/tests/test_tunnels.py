@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from vmlab.checks import Record, answers, opens_clamped, outer_size
-from vmlab.site import ATTACH_SECONDS, OUTER_B, Datagrams, Site
+from vmlab.checks import BLACK_HOLE, Record, answers, opens_clamped, outer_size
+from vmlab.machine import wait_for
+from vmlab.site import OUTER_B, Datagrams, Site, Transfer
 from vmlab.tunnels import DEVICE, KINDS, Kind, peer_table, tunnel
 
 MTU = 1300
 SAMPLE = 1000
+HEAL_SECONDS = 30
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_tunnel(site: Site, kind: Kind, record: Record) -> None:
     with tunnel(site, kind), site.gw_a.configured(peer_table(MTU)):
-        site.gw_a.attached(DEVICE, timeout=ATTACH_SECONDS)
+        site.gw_a.attached(DEVICE)
         measured = _overhead(site, kind)
         record(f"overhead of {kind.name}", measured)
         (peer,) = site.gw_a.peers(DEVICE)
@@ -33,6 +35,26 @@ def test_overhead_over_ipv6(site: Site, kind: Kind) -> None:
     with tunnel(site, kind), site.gw_a.configured(text):
         (peer,) = site.gw_a.peers(DEVICE)
         assert peer["overhead"] == kind.overhead
+
+
+@pytest.mark.parametrize("kind", [KINDS[name] for name in ("gre", "ipip", "sit", "vxlan")], ids=lambda kind: kind.name)
+def test_found(site: Site, kind: Kind) -> None:
+    """A black hole under the tunnel: found by probes and healed, with an open connection."""
+    family = kind.inner[0]
+    with (
+        tunnel(site, kind),
+        site.gw_a.configured(peer_table(None)),
+        Transfer(site.others, family) as transfer,
+    ):
+        transfer.goes_on()
+        site.path.black_hole(BLACK_HOLE)
+        transfer.goes_on(timeout=HEAL_SECONDS)
+
+        def exact() -> bool:
+            (peer,) = site.gw_a.peers(DEVICE)
+            return (peer["state"], peer["mtu"], peer["exact"]) == ("confirmed", BLACK_HOLE - kind.overhead, True)
+
+        wait_for(exact, f"{BLACK_HOLE - kind.overhead} to be found", timeout=HEAL_SECONDS)
 
 
 def _overhead(site: Site, kind: Kind) -> int:

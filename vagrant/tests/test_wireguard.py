@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from vmlab.checks import answers, opens_clamped, outer_size
+from vmlab.checks import answers, mss_for, opens_clamped, outer_size
 from vmlab.machine import wait_for
-from vmlab.site import ATTACH_SECONDS, OUTER_B, Datagrams, Ends, Site, Transfer
+from vmlab.site import OUTER_B, Datagrams, Ends, Site, Transfer
 
 MTU, LOWER_MTU = 1328, 1280
 OVERHEAD = 60
@@ -38,7 +38,7 @@ def test_clamp(pinned: Site, ends: Ends, family: int) -> None:
     with ends.far.make("Capture", namespace="host", device="lan") as at_host, Transfer(ends, family) as transfer:
         transfer.goes_on(20_000)
         seen = wait_for(lambda: at_host.syns(), "the SYN")[0]
-        assert seen["mss"] == MTU - {4: 40, 6: 60}[family]
+        assert seen["mss"] == mss_for(MTU, family)
         assert seen["checksum_right"]
         assert transfer.state()["segment"] <= seen["mss"] - 12, "the SYN-ACK was clamped too"
     assert pinned.gw_a.checksum_errors() == pinned.gw_b.checksum_errors() == {}
@@ -90,7 +90,7 @@ def test_down_and_up(site: Site) -> None:
         site.gw_a.run("wg-quick", "down", "wg0")
         wait_for(lambda: not site.gw_a.peers(), "the peer to be gone")
         site.gw_a.run("wg-quick", "up", "wg0")
-        site.gw_a.attached("wg0", timeout=ATTACH_SECONDS)
+        site.gw_a.attached("wg0")
         wait_for(lambda: site.gw_a.peer()["mtu"] == MTU, "the pin")
         site.session()
         opens_clamped(site.hosts, "wg0", 4, MTU)

@@ -20,7 +20,7 @@ def bare(site: Site) -> Iterator[Site]:
         yield site
 
 
-@pytest.mark.parametrize("underlay", [pytest.param(4, marks=pytest.mark.smoke), 6])
+@pytest.mark.parametrize("underlay", [4, 6])
 def test_black_hole(bare: Site, underlay: int) -> None:
     """Small packets pass, a connection that was open hangs, and a new one hangs too. When fragments and messages pass
     again, everything goes on."""

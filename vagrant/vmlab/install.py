@@ -89,8 +89,7 @@ def build_another_version(target: Path) -> Path:
 def install(machine: Machine) -> None:
     """clampd from the wheels, running; over one that is installed already, if that is another."""
     (wheel,) = WHEELS.glob("mssclamp-*.whl")
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if machine.pull(INSTALLED).decode() == digest:
+    if machine.pull(INSTALLED).decode() == _digest(wheel):
         return
     machine.push({each.name: each.read_bytes() for each in WHEELS.glob("*.whl")}, "/root/wheels")
     if machine.pull("/usr/local/sbin/clampd"):
@@ -98,19 +97,26 @@ def install(machine: Machine) -> None:
     else:
         machine.push({"clampd.toml": CLAMPD.encode()}, "/etc/clampd")
         machine.script(INSTALL, timeout=INSTALL_SECONDS)
-    machine.push({Path(INSTALLED).name: digest.encode()}, str(Path(INSTALLED).parent))
+        _note(machine, wheel)
 
 
 def upgrade(machine: Machine, wheel: Path) -> None:
     """Another version over the one that runs."""
     machine.push({wheel.name: wheel.read_bytes()}, "/root/upgrade")
+    _note(machine, None)
     machine.script(UPGRADE.format(wheel=f"/root/upgrade/{wheel.name}"), timeout=INSTALL_SECONDS)
+    _note(machine, wheel)
 
 
 def join(near: Machine, far: Machine) -> None:
-    """The kernel's WireGuard between the two, by wg-quick, at every boot; nothing happens where it is there already."""
-    if all(machine.pull("/etc/wireguard/wg0.conf") for machine in (near, far)):
-        return
+    """The kernel's WireGuard between the two, by wg-quick, at every boot; what is there already stays."""
+    if not all(machine.pull("/etc/wireguard/wg0.conf") for machine in (near, far)):
+        _configure(near, far)
+    for machine in (near, far):
+        machine.script("systemctl enable --now wg-quick@wg0")
+
+
+def _configure(near: Machine, far: Machine) -> None:
     keys = {machine: machine.run("wg", "genkey").strip() for machine in (near, far)}
     public = {machine: machine.run("wg", "pubkey", stdin=key).strip() for machine, key in keys.items()}
     for machine, other in ((near, far), (far, near)):
@@ -122,9 +128,17 @@ def join(near: Machine, far: Machine) -> None:
             endpoint=ENDPOINT[other.name],
         )
         machine.push({"wg0.conf": config.encode()}, "/etc/wireguard")
-        machine.script(
-            "chmod 600 /etc/wireguard/wg0.conf; systemctl enable wg-quick@wg0; systemctl restart wg-quick@wg0"
-        )
+        machine.script("chmod 600 /etc/wireguard/wg0.conf; systemctl stop wg-quick@wg0")
+
+
+def _digest(wheel: Path) -> str:
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def _note(machine: Machine, wheel: Path | None) -> None:
+    """Which wheel is installed there; None while it is not certain."""
+    path = Path(INSTALLED)
+    machine.push({path.name: _digest(wheel).encode() if wheel else b""}, str(path.parent))
 
 
 def main() -> None:

@@ -27,13 +27,15 @@ LAB = ("capture", "command", "counters", "namespace", "packet", "process", "syn_
 
 CALL_SECONDS = 90.0
 BOOT_SECONDS = 240.0
+SSH_FAILED = 255
+"""ssh's own exit status where it could not connect."""
 
 
 class MachineError(Exception):
     """A machine could not do what it was asked; the message names it and holds its own words."""
 
 
-def wait_for(probe: Callable[[], T], what: str, *, timeout: float = 20.0, every: float = 0.1) -> T:
+def wait_for(probe: Callable[[], T], what: str, *, timeout: float = 20.0, every: float = 0.3) -> T:
     """Ask `probe` until its answer is true, and return it; MachineError naming `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -92,8 +94,14 @@ class Machine:
 
     # the connection
 
+    @property
+    def connected(self) -> bool:
+        """Whether the agent runs."""
+        return self._agent is not None and self._agent.poll() is None
+
     def connect(self) -> None:
-        """Start the agent, and wait until it answers."""
+        """Start the agent, and wait until it answers; one that has ended before is replaced."""
+        self.disconnect()
         self.push(_agents_files(), "/opt/lab")
         self._agent = subprocess.Popen(
             self.ssh("sudo", "PYTHONPATH=/opt/lab", "python3", "-u", "/opt/lab/agent.py"),
@@ -160,15 +168,19 @@ class Machine:
 
     def pull(self, path: str) -> bytes:
         """A file's content; empty if it is not there."""
-        return subprocess.run(self.ssh("sudo", "cat", path), capture_output=True, timeout=CALL_SECONDS).stdout
+        done = subprocess.run(self.ssh("sudo", "cat", path), capture_output=True, timeout=CALL_SECONDS)
+        if done.returncode == SSH_FAILED:
+            raise MachineError(f"{self.name}: {done.stderr.decode().strip()}")
+        return done.stdout
 
     def ask(self, request: dict[str, Any], *, timeout: float = CALL_SECONDS) -> Any:
         """One request to the agent; MachineError if it fails there."""
         number = next(self._numbers)
         answer: Future[Any] = Future()
         with self._sending:
-            if self._agent is None or self._agent.poll() is not None:
+            if not self.connected:
                 raise MachineError(f"{self.name}: not connected")
+            assert self._agent is not None
             assert self._agent.stdin is not None
             self._waiting[number] = answer
             try:
@@ -242,10 +254,6 @@ class Machine:
     def nft(self, rules: str) -> None:
         """Load nftables rules."""
         self.run("nft", "-f", "-", stdin=rules)
-
-    def clock(self) -> float:
-        """Its monotonic clock, seconds."""
-        return float(self._shell.clock())
 
     def checksum_errors(self) -> dict[str, int]:
         """Packets that arrived with a wrong checksum, in either namespace."""

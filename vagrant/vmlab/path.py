@@ -42,9 +42,9 @@ class Path:
         self.router = router
 
     def shrink(self, mtu: int) -> None:
-        """The link to gw-b carries no more than `mtu` bytes: the router fragments what may be fragmented, and says "too
-        big" about the rest."""
-        self.router.ip(f"link set eth2 mtu {mtu}")
+        """Its links carry no more than `mtu` bytes: the router fragments what may be fragmented, and says "too big" of
+        the rest. (That the gateways' ends of the links do not know is what hides it from them.)"""
+        self.router.ip(*(f"link set {device} mtu {mtu}" for device in DEVICES))
 
     def drop_fragments(self) -> None:
         """Fragments do not leave the router. (In its own postrouting hook they do not exist yet.)"""
@@ -60,7 +60,7 @@ class Path:
         self.router.nft(SWALLOW.format(size=size))
 
     def black_hole(self, mtu: int) -> None:
-        """The link to gw-b shrinks, and neither fragments nor messages about it pass."""
+        """The path shrinks, both ways, and neither fragments nor messages about it pass."""
         self.drop_fragments()
         self.drop_too_big()
         self.shrink(mtu)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,14 +51,19 @@ class Gateway(Machine):
                 if "has said nothing" not in str(error) or time.monotonic() > deadline:
                     raise
 
-    def clampctl_json(self, *arguments: str) -> dict[str, Any]:
-        """The document that it prints."""
-        document: dict[str, Any] = json.loads(self.clampctl(*arguments, "--json"))
+    def connect(self) -> None:
+        """As for every machine."""
+        super().connect()
+        self._api = self.make("Api")
+
+    def status(self) -> dict[str, Any]:
+        """The daemon's."""
+        document: dict[str, Any] = self._api.get("/v1/status")
         return document
 
     def peers(self, device: str = "wg0") -> list[dict[str, Any]]:
         """The peers of a device."""
-        found: list[dict[str, Any]] = self.clampctl_json("peers", "--device", device)["peers"]
+        found: list[dict[str, Any]] = self._api.get(f"/v1/peers?device={device}")["peers"]
         return found
 
     def peer(self, device: str = "wg0") -> dict[str, Any]:
@@ -70,9 +74,8 @@ class Gateway(Machine):
         """Wait until clampd's programs are on the device."""
 
         def there() -> bool:
-            with contextlib.suppress(MachineError, json.JSONDecodeError):
-                devices = self.clampctl_json("status")["devices"]
-                return any(each["name"] == device and each["attached"] for each in devices)
+            with contextlib.suppress(MachineError):
+                return any(each["name"] == device and each["attached"] for each in self.status()["devices"])
             return False
 
         wait_for(there, f"clampd on {self}'s {device}", timeout=timeout, every=0.5)
@@ -103,8 +106,10 @@ class Gateway(Machine):
 
     def forget_paths(self) -> None:
         """Nothing is known of any path; clampd need not be there."""
-        with contextlib.suppress(MachineError, json.JSONDecodeError):
-            for peer in self.clampctl_json("peers")["peers"]:
+        for namespace in ("main", "host"):
+            self.script("ip -4 route flush cache; ip -6 route flush cache", namespace=namespace)
+        with contextlib.suppress(MachineError):
+            for peer in self._api.get("/v1/peers")["peers"]:
                 if peer["source"] == "probe":
                     self.clampctl("forget", peer["id"], check=False)
 
@@ -139,7 +144,7 @@ class Site:
 
     def __enter__(self) -> Site:
         with ThreadPoolExecutor() as pool:
-            list(pool.map(Machine.connect, self.machines))
+            list(pool.map(lambda machine: machine.connect(), self.machines))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,8 +160,8 @@ class Site:
     def without_clampd(self) -> Iterator[None]:
         """On neither gateway, for a while."""
         try:
-            for gateway in (self.gw_a, self.gw_b):
-                gateway.stop()
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(Gateway.stop, (self.gw_a, self.gw_b)))
             yield
         finally:
             self.start()
@@ -175,11 +180,8 @@ class Site:
     def reset(self) -> None:
         """No faults, and nothing learned about paths."""
         self.path.clear()
-        for gateway in (self.gw_a, self.gw_b):
-            for namespace in ("main", "host"):
-                for version in ("-4", "-6"):
-                    gateway.run("ip", version, "route", "flush", "cache", namespace=namespace)
-            gateway.forget_paths()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Gateway.forget_paths, (self.gw_a, self.gw_b)))
 
     def session(self) -> None:
         """A handshake between the gateways, if there is none."""

@@ -64,8 +64,9 @@ def tunnel(site: Site, kind: Kind) -> Iterator[None]:
         yield
 
 
-def peer_table(mtu: int, *, prefixes: list[str] | None = None, device: str = DEVICE) -> str:
-    """The other gateway as a peer, in clampd's configuration."""
+def peer_table(mtu: int | None, *, prefixes: list[str] | None = None, device: str = DEVICE) -> str:
+    """The other gateway as a peer, in clampd's configuration; without an MTU it is to be found."""
     shown = prefixes or [f"{OTHER_B[4]}/32", f"{OTHER_B[6]}/128"]
     listed = ", ".join(f'"{prefix}"' for prefix in shown)
-    return f'mode = "enforce"\n[[peer]]\nname = "branch"\ndevice = "{device}"\nprefixes = [{listed}]\nmtu = {mtu}\n'
+    known = f"mtu = {mtu}\n" if mtu else ""
+    return f'mode = "enforce"\n[[peer]]\nname = "branch"\ndevice = "{device}"\nprefixes = [{listed}]\n{known}'
