@@ -15,6 +15,7 @@ help:
 	@echo "make bench   what it costs, and how fast it heals, beside others (root)"
 	@echo "make silence 100 idle peers for ten minutes: clampd causes no packet (root)"
 	@echo "make vm-test KERNEL=6.12|6.1   the suite for real kernels, in virtual machines: docs/vagrant.md (root)"
+	@echo "make vm-up, vm-down, vm-smoke, vm-matrix   the machines alone, away again, the shortest run, its table in docs/"
 	@echo "make venv    Debian's packages and .venv, which the others call"
 
 # Debian's packages, as far as they are missing.
@@ -45,8 +46,9 @@ lint: venv
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
+# Two at a time, a file's tests in one process: most of them wait for something.
 test: lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 quick: venv
 	$(PYTHON) -m pytest -m "not bpf and not netns"
@@ -64,7 +66,7 @@ clean:
 # Virtual machines with a distribution's kernel, see docs/vagrant.md. VM_TESTS: more arguments for pytest.
 KERNEL ?= 6.12
 
-.PHONY: vm-up vm-test vm-smoke vm-down
+.PHONY: vm-up vm-test vm-smoke vm-matrix vm-down
 
 vm-up: venv
 	KERNEL=$(KERNEL) vagrant/vm up
@@ -73,8 +75,10 @@ vm-test: venv
 	KERNEL=$(KERNEL) vagrant/vm test $(VM_TESTS)
 
 vm-smoke: venv
-	KERNEL=$(KERNEL) vagrant/vm test -m smoke $(VM_TESTS)
-	vagrant/vm down
+	KERNEL=$(KERNEL) vagrant/vm test -m smoke $(VM_TESTS); status=$$?; vagrant/vm down && exit $$status
+
+vm-matrix: venv
+	vagrant/vm matrix
 
 vm-down:
 	vagrant/vm down

@@ -1,13 +1,16 @@
-"""For all tests: a skip that nobody expects can be made a failure; and hypothesis does the same in every run."""
+"""For all tests: a skip that nobody expects can be made a failure; hypothesis does the same in every run; tallies are
+printed at the end."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from support import Tally
 
 # No deadline: the machine is shared. No database: a run depends on nothing but the tree.
 settings.register_profile("clampd", deadline=None, derandomize=True, database=None)
@@ -47,3 +50,22 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _not_skipped(report)
     return report
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    """Called with a title and counts by name: they stand in pytest's summary, whichever process ran the test."""
+    return lambda title, counts: record_property(TALLY, [title, dict(counts)])
+
+
+TALLY = "tally"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == TALLY:
+                title, counts = value
+                terminalreporter.section(title)
+                for what, count in {**counts, "in all": sum(counts.values())}.items():
+                    terminalreporter.line(f"{count:8}  {what}")

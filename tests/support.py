@@ -9,9 +9,13 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+Tally = Callable[[str, Mapping[str, int]], None]
+"""The fixture `tally`: a title and counts by name, for pytest's summary."""
 
 
 def require(condition: object, missing: str) -> None:

@@ -15,6 +15,7 @@ from bpf.generator import generate
 from bpf.kernel import Kernel
 from bpf.witness import check_rewrite, describe
 from mssclamp.wire.clamp import Reason
+from support import Tally
 
 SEED = int(os.environ.get("CLAMPD_TESTS_SEED", "1"))
 PACKETS = int(os.environ.get("CLAMPD_TESTS_PACKETS", "100000"))
@@ -29,7 +30,7 @@ BPF_PROG_TEST_RUN are private and whole, so here it never does."""
 
 @pytest.mark.bpf
 @pytest.mark.timeout(300)
-def test_programs_do_as_the_model(kernel: Kernel, tally: Counter[Reason | None]) -> None:
+def test_programs_do_as_the_model(kernel: Kernel, tally: Tally) -> None:
     comparison = Comparison(kernel)
     right = 0
     for packet in generate(SEED, PACKETS):
@@ -42,8 +43,9 @@ def test_programs_do_as_the_model(kernel: Kernel, tally: Counter[Reason | None])
         else:
             assert data == packet.data, describe(packet)
     comparison.check_counts()
-    tally.update(comparison.hits)
     _assert_reached(comparison.hits)
+    counted = {reason.name.lower(): comparison.hits[reason] for reason in Reason}
+    tally("generated packets by reason", counted | {"not counted (no SYN, or not IP)": comparison.hits[None]})
     # Both kinds of checksum were among what was rewritten, so scapy's comparison has meant something.
     assert PACKETS * SHARE <= right <= comparison.hits[Reason.CLAMPED] - PACKETS * SHARE
 

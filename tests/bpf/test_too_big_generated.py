@@ -14,6 +14,7 @@ from bpf.answer_witness import check_answer
 from bpf.answering import AnsweringKernel, Comparison
 from bpf.outgoing_generator import generate
 from mssclamp.wire.too_big import Outcome
+from support import Tally
 
 SEED = int(os.environ.get("CLAMPD_TESTS_SEED", "1"))
 PACKETS = int(os.environ.get("CLAMPD_TESTS_PACKETS", "100000"))
@@ -24,7 +25,7 @@ SHARE = 500 / 100_000
 
 @pytest.mark.bpf
 @pytest.mark.timeout(300)
-def test_programs_do_as_the_model(answering: AnsweringKernel, outcomes: Counter[Outcome]) -> None:
+def test_programs_do_as_the_model(answering: AnsweringKernel, tally: Tally) -> None:
     comparison = Comparison(answering)
     quotes: Counter[bool] = Counter()
     kinds: Counter[tuple[bool, int, bool]] = Counter()
@@ -38,7 +39,7 @@ def test_programs_do_as_the_model(answering: AnsweringKernel, outcomes: Counter[
             raise AssertionError(f"scapy disagrees with {answer.hex()}: {packet}") from error
         kinds[packet.link_header, judgement.family, bool(packet.gso_size)] += 1
     comparison.check_counts()
-    outcomes.update(comparison.hits)
+    tally("generated packets by outcome", {outcome.value: comparison.hits[outcome] for outcome in Outcome})
     rare = {outcome: comparison.hits[outcome] for outcome in Outcome if comparison.hits[outcome] < PACKETS * SHARE}
     assert not rare
     # Answers on both kinds of device, in both families, to packets and super-packets.
