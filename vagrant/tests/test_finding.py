@@ -6,9 +6,10 @@ import contextlib
 import time
 
 import pytest
+from vmlab.addresses import OUTER_B
 from vmlab.checks import BLACK_HOLE, MTU_IN_BLACK_HOLE, Record
 from vmlab.machine import MachineError, wait_for
-from vmlab.site import OUTER_B, Datagrams, Gateway, Site, Transfer
+from vmlab.site import Datagrams, Gateway, Site, Transfer
 
 DEVICE_MTU = 1420
 HEAL_SECONDS = 30

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
+from vmlab.addresses import HOST_A, OTHER_B, OUTER_A, OUTER_B
 from vmlab.checks import answers, mss_for, opens_clamped, syn
 from vmlab.machine import Machine, wait_for
-from vmlab.site import HOST_A, OTHER_B, Ends, Site, Transfer
+from vmlab.site import Ends, Site, Transfer
 from vmlab.tunnels import KINDS, peer_table
 
 MTU, LOWER_MTU = 1328, 1280
@@ -44,7 +45,7 @@ def vrf(site: Site) -> Iterator[Ends]:
         near.ip(
             "link add blue type vrf table 1001",
             "link set blue up",
-            f"link add branch type {KINDS['gre'].options.format(near='192.0.2.11', far='198.51.100.11')}",
+            f"link add branch type {KINDS['gre'].options.format(near=OUTER_A[4], far=OUTER_B[4])}",
         )
         for device, addresses in (
             ("tenant0", ("10.6.0.1/24", "fd00:6::1/64 nodad")),
@@ -66,7 +67,7 @@ def vrf(site: Site) -> Iterator[Ends]:
             namespace="tenant",
         )
         far.ip(
-            f"link add branch type {KINDS['gre'].options.format(near='198.51.100.11', far='192.0.2.11')}",
+            f"link add branch type {KINDS['gre'].options.format(near=OUTER_B[4], far=OUTER_A[4])}",
             "link set branch up",
             "address add 10.98.0.2/24 dev branch",
             "address add fd98::2/64 dev branch nodad",

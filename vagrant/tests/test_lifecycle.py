@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vmlab.addresses import HOST_A, HOST_B
 from vmlab.checks import Record, mss_for
 from vmlab.install import build_another_version, install, upgrade
 from vmlab.machine import MachineError, Remote, wait_for
-from vmlab.site import ATTACH_SECONDS, HOST_A, HOST_B, Site
+from vmlab.site import ATTACH_SECONDS, Site
 
 MTU = 1328
 MSS = 1460

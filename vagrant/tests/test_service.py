@@ -9,7 +9,7 @@ import select
 import subprocess
 import time
 
-from vmlab.install import ENDPOINT
+from vmlab.addresses import OUTER_B
 from vmlab.machine import VAGRANT, wait_for
 from vmlab.site import Site
 
@@ -33,7 +33,7 @@ def test_kernel_peers(site: Site) -> None:
     site.session()
     peer = wait_for(lambda: _with_handshake(site), "the handshake to be seen")
     assert peer["public_key"] == site.gw_a.run("wg", "show", "wg0", "peers").strip()
-    assert peer["endpoint"] == f"{ENDPOINT['gw-b']}:51820"
+    assert peer["endpoint"] == f"{OUTER_B[4]}:51820"
     assert peer["overhead"] == 60
     assert set(peer["prefixes"]) == {"10.77.0.2/32", "fd77::2/128", "10.2.0.0/24", "fd00:2::/64"}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from vmlab.addresses import OUTER_B
 from vmlab.checks import BLACK_HOLE, Record, answers, opens_clamped, outer_size
 from vmlab.machine import wait_for
-from vmlab.site import OUTER_B, Datagrams, Site, Transfer
+from vmlab.site import Datagrams, Site, Transfer
 from vmlab.tunnels import DEVICE, KINDS, Kind, peer_table, tunnel
 
 MTU = 1300

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from vmlab.addresses import OUTER_B
 from vmlab.checks import answers, mss_for, opens_clamped, outer_size
 from vmlab.machine import wait_for
-from vmlab.site import OUTER_B, Datagrams, Ends, Site, Transfer
+from vmlab.site import Datagrams, Ends, Site, Transfer
 
 MTU, LOWER_MTU = 1328, 1280
 OVERHEAD = 60

@@ -13,6 +13,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from .addresses import OUTER_A, OUTER_B
 from .machine import TREE, WORK, Machine, MachineError
 
 WHEELS = WORK / "wheels"
@@ -50,7 +51,7 @@ AllowedIPs = {allowed}
 Endpoint = {endpoint}:51820
 """
 
-ENDPOINT = {"gw-a": "192.0.2.11", "gw-b": "198.51.100.11"}
+ENDPOINT = {"gw-a": OUTER_A[4], "gw-b": OUTER_B[4]}
 ADDRESSES = {"gw-a": "10.77.0.1/24, fd77::1/64", "gw-b": "10.77.0.2/24, fd77::2/64"}
 ALLOWED = {
     "gw-a": "10.77.0.2/32, fd77::2/128, 10.2.0.0/24, fd00:2::/64",

@@ -9,18 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from .addresses import HOST_A, HOST_B, OTHER_A, OTHER_B, OUTER_A, OUTER_B
 from .install import CLAMPD
 from .machine import Machine, MachineError, Remote, wait_for
 from .path import Path
-
-HOST_A = {4: "10.1.0.2", 6: "fd00:1::2"}
-HOST_B = {4: "10.2.0.2", 6: "fd00:2::2"}
-OTHER_A = {4: "10.4.0.2", 6: "fd00:4::2"}
-OTHER_B = {4: "10.3.0.2", 6: "fd00:3::2"}
-"""Addresses of the same hosts that no WireGuard peer stands for: other tunnels are tried with these."""
-
-OUTER_A = {4: "192.0.2.11", 6: "2001:db8:1::11"}
-OUTER_B = {4: "198.51.100.11", 6: "2001:db8:2::11"}
 
 ATTACH_SECONDS = 240
 """Compiling the programs takes an emulated machine twenty, after its boot or beside other work a minute or two."""

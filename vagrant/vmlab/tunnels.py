@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .site import OTHER_A, OTHER_B, OUTER_A, OUTER_B, Site
+from .addresses import OTHER_A, OTHER_B, OUTER_A, OUTER_B
+from .site import Site
 
 DEVICE = "branch"
 
