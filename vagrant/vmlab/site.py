@@ -180,11 +180,22 @@ class Site:
         self.gw_a.run("ping", "-c", "1", "-W", "5", "10.77.0.2")
 
     def _endpoints(self, family: int) -> None:
-        for gateway, outer in ((self.gw_a, OUTER_B), (self.gw_b, OUTER_A)):
-            key = gateway.run("wg", "show", "wg0", "peers").strip()
-            address = f"[{outer[6]}]" if family == 6 else outer[4]
-            gateway.run("wg", "set", "wg0", "peer", key, "endpoint", f"{address}:51820")
-        self.session()
+        wanted = {
+            gateway: (f"[{outer[6]}]" if family == 6 else outer[4]) + ":51820"
+            for gateway, outer in ((self.gw_a, OUTER_B), (self.gw_b, OUTER_A))
+        }
+
+        def set_both() -> bool:
+            for gateway, endpoint in wanted.items():
+                key = gateway.run("wg", "show", "wg0", "peers").strip()
+                gateway.run("wg", "set", "wg0", "peer", key, "endpoint", endpoint)
+            self.session()
+            # A packet that the other one had sent before leads back to where it came from.
+            return all(
+                gateway.run("wg", "show", "wg0", "endpoints").split()[1] == wanted[gateway] for gateway in wanted
+            )
+
+        wait_for(set_both, f"WireGuard over IPv{family}")
 
 
 class Transfer:
