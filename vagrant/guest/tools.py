@@ -61,16 +61,16 @@ class Shell:
 
 
 class Api:
-    """clampd's own (docs/api.md), for what is asked again and again: clampctl takes an emulated machine two seconds."""
+    """clampd's own (docs/api.md), for what is done again and again: clampctl takes an emulated machine two seconds."""
 
-    def get(self, path: str) -> Any:
-        """The document at that path; LabError where nobody answers."""
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The document that it answers; LabError with its words where it refuses, or nobody answers."""
         connection = http.client.HTTPConnection("clampd", timeout=60)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(60)
         try:
             connection.sock.connect(CLAMPD)
-            connection.request("GET", path)
+            connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
             document = json.loads(answer.read())
         except OSError as error:
@@ -78,7 +78,7 @@ class Api:
         finally:
             connection.close()
         if answer.status != http.HTTPStatus.OK:
-            raise LabError(f"{path}: {document}")
+            raise LabError(f"{method} {path}: {document}")
         return document
 
     def close(self) -> None:

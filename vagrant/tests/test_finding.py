@@ -87,7 +87,7 @@ def test_a_path_that_fragments(site: Site) -> None:
             return arrived.count(DEVICE_MTU) == 2 * PACKETS
 
         before = site.gw_a.peer()["counters"]["probes"]
-        site.gw_a.clampctl("forget", peer)
+        site.gw_a.forget(peer)
         send()
         assert site.gw_a.peer()["counters"]["probes"] > before
         found(site.gw_a, MTU_IN_BLACK_HOLE[4])

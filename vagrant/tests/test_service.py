@@ -38,6 +38,16 @@ def test_kernel_peers(site: Site) -> None:
     assert set(peer["prefixes"]) == {"10.77.0.2/32", "fd77::2/128", "10.2.0.0/24", "fd00:2::/64"}
 
 
+def test_commands(site: Site) -> None:
+    """What an operator does by hand."""
+    name = site.gw_a.peer()["name"]
+    assert "1328" in site.gw_a.clampctl("pin", name, "1328")
+    assert "pinned" in site.gw_a.clampctl("show", name)
+    site.gw_a.clampctl("unpin", name)
+    assert "MTU 1420, exact" in site.gw_a.clampctl("probe", name)
+    site.gw_a.clampctl("forget", name)
+
+
 def test_network_manager(site: Site) -> None:
     """systemd-networkd leaves the private pair alone."""
     with site.gw_a.pinned(1328):

@@ -21,6 +21,7 @@ SUPPORT = TREE / "docs/support.md"
 
 FEATURES = {
     "programs load, compiled by the kernel's JIT": ["test_programs"],
+    "`clampctl` pin, show, probe, forget": ["test_commands"],
     "service under systemd; systemd-networkd leaves clampd's devices alone": ["test_service", "test_network_manager"],
     "`vagrant ssh gw-a`, then `sudo clampctl top`: a live table": ["test_top"],
     "the kernel's WireGuard: peers by generic netlink": ["test_kernel_peers"],
