@@ -4,6 +4,7 @@ printed at the end."""
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def _not_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.longrepr = (
             f"skipped, and CLAMPD_TESTS_NO_SKIP is set: {why}\n(tests/expected-skips does not list {node})"
         )
+
+
+def pytest_configure() -> None:
+    # A shell's background job ignores SIGINT, and so would what the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
