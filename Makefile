@@ -9,7 +9,7 @@ BENCH_PACKAGES := tinc openssl
 
 help:
 	@echo "make demo    a path that shrinks under a transfer: it hangs without clampd and goes on with it (root)"
-	@echo "make test    everything that CI runs (root)"
+	@echo "make test    all tests but those on other kernels (root)"
 	@echo "make quick   the tests that need no privileges"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   what it costs, and how fast it heals, beside others (root)"
