@@ -102,16 +102,14 @@ def test_ipv6_underlay(site: Site) -> None:
     with site.underlay(6):
         wait_for(lambda: site.gw_a.peer()["overhead"] == 80, "the overhead", timeout=8)
         with site.gw_b.make("Capture", device="eth1") as outer, Datagrams(site.hosts, 4) as datagrams:
-            assert datagrams.arrives(1280)
-            assert outer_size(outer, 1280, OUTER_B[6]) == 1280 + 80
+            assert outer_size(outer, datagrams, 1280, OUTER_B[6]) == 1280 + 80
     wait_for(lambda: site.gw_a.peer()["overhead"] == OVERHEAD, "the overhead", timeout=8)
 
 
 def _outer(site: Site, inner: int) -> int:
     """Size of the outer packet that an inner one leaves in."""
     with site.router.make("Capture", device="eth1") as outer, Datagrams(site.hosts, 4) as datagrams:
-        assert datagrams.arrives(inner)
-        return outer_size(outer, inner, OUTER_B[4])
+        return outer_size(outer, datagrams, inner, OUTER_B[4])
 
 
 def _route_mtu(site: Site) -> int | None:
