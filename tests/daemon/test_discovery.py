@@ -80,6 +80,19 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
 # -- how often
 
 
+def test_who_comes_up_is_asked_at_once(programs: Programs) -> None:
+    """wg-quick makes a device, tells it its peers, and then sets it up: from now on it has traffic."""
+    programs.tell("wg0")
+    discovery = Discovery(programs.read)
+    down = replace(link("wg0"), is_up=False)
+    discovery.look([down])
+    programs.now += 0.01
+    programs.tell("wg0", peer(1, "10.1.0.0/24"))
+    assert not discovery.look([down])
+    assert discovery.look([replace(down, is_up=True)])
+    assert list(discovery.peers["wg0"]) == [key(1)]
+
+
 def link(name: str = "wg0", index: int = 7, mtu: int = 1420) -> Link:
     return Link(index, name, mtu, NONE, "wireguard")
 

@@ -29,6 +29,7 @@ _WITHOUT_LINK_HEADER = {
 
 _WIREGUARD_SOCKETS = (Path("/run/wireguard"), Path("/var/run/wireguard"))
 
+_IFF_UP = 0x1
 _RTMGRP_LINK = 0x1
 _RTMGRP_TC = 0x8
 
@@ -54,6 +55,8 @@ class Link:
     mtu: int
     hardware_type: int
     kind: str
+    is_up: bool = True
+    """Set so by an administrator (IFF_UP)."""
     received: int = field(default=0, compare=False)
     """Packets so far."""
     sent: int = field(default=0, compare=False)
@@ -98,6 +101,7 @@ def list_links(netlink: IPRoute) -> list[Link]:
                 mtu=message.get_attr("IFLA_MTU") or 0,
                 hardware_type=message["ifi_type"],
                 kind=(info.get_attr("IFLA_INFO_KIND") if info is not None else None) or "",
+                is_up=bool(message["flags"] & _IFF_UP),
                 received=counts.get("rx_packets", 0),
                 sent=counts.get("tx_packets", 0),
             )
