@@ -58,14 +58,18 @@ FEATURES = {
 }
 """Words for an operator, and the tests that show it."""
 
+COST = "ns: "
+"""How the names of costs begin."""
+
 OTHERS = {
+    "an empty program, ns": "ns: empty program",
     "compile and load, s": "load seconds",
     "instructions that the verifier went through, egress / ingress": (
-        "clampd_egress instructions verified",
-        "clampd_ingress instructions verified",
+        "clampd_l3_eg instructions verified",
+        "clampd_l3_in instructions verified",
     ),
     "upgrade: SYNs meanwhile, none of them unclamped": "upgrade: SYNs meanwhile",
-    "reboot: from wg0 up to clampd on it, s": "reboot: seconds from wg0 up to clampd on it",
+    "reboot: from wg0 up to clampd on it, s (below 0: there before)": "reboot: seconds from wg0 up to clampd on it",
     "reboot: SYNs that left meanwhile and after, and of these unclamped": (
         "reboot: SYNs that left, at 20 a second",
         "reboot: of these unclamped",
@@ -105,7 +109,11 @@ class Run:
     def figure(self, names: str | tuple[str, ...]) -> str:
         """One or several figures."""
         names = (names,) if isinstance(names, str) else names
-        return " / ".join(f"{self.figures[name]:,}" if name in self.figures else "–" for name in names)
+        return " / ".join(_number(self.figures[name]) if name in self.figures else "–" for name in names)
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if abs(value) < 100 else f"{round(value):,}"
 
 
 def features(runs: dict[str, Run]) -> str:
@@ -120,15 +128,12 @@ def features(runs: dict[str, Run]) -> str:
 
 def figures(runs: dict[str, Run]) -> str:
     """What was measured."""
-    costs = sorted({name for run in runs.values() for name in run.figures if name.startswith("ns: ")})
-    rows = [
-        [
-            name.removeprefix("ns: ") + (", ns" if "empty" in name else ", ns over it"),
-            *(run.figure(name) for run in runs.values()),
-        ]
-        for name in sorted(costs, key=lambda name: ("empty" not in name, name))
-    ]
-    rows += [[words, *(run.figure(names) for run in runs.values())] for words, names in OTHERS.items()]
+    costs = {name for run in runs.values() for name in run.figures if name.startswith(COST) and "IPv4" in name}
+    rows = [[words, *(run.figure(names) for run in runs.values())] for words, names in OTHERS.items()]
+    for name in sorted(costs):
+        words = name.removeprefix(COST).replace(", IPv4", "").replace(" 1 prefixes", " 1 prefix")
+        both = (name, name.replace("IPv4", "IPv6"))
+        rows.append([f"{words}: IPv4 / IPv6, ns", *(run.figure(both) for run in runs.values())])
     return table(["figure", *(f"Linux {kernel}" for kernel in runs)], rows)
 
 
