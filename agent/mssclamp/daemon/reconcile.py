@@ -293,14 +293,17 @@ class Reconciler:
         if self._instance is None or fresh[0] < 0 or self._endpoints.get(key) in (None, fresh):
             return
         try:
-            with self._lock:
-                self._instance.put_endpoint(
-                    abi.EndpointKey.from_buffer_copy(key),
-                    abi.Endpoint(fresh[0], flags, tuple(source.to_bytes(2, "big"))),
-                )
+            self._write_endpoint(self._instance, key, fresh)
         except OSError as error:
             raise DatapathError(f"the kernel refuses: {error}") from error
         self._endpoints[key] = fresh
+
+    def _write_endpoint(self, instance: Instance, key: bytes, value: tuple[int, int, int]) -> None:
+        index, flags, source = value
+        with self._lock:  # the prober's thread changes flags
+            instance.put_endpoint(
+                abi.EndpointKey.from_buffer_copy(key), abi.Endpoint(index, flags, tuple(source.to_bytes(2, "big")))
+            )
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Instance | None]:
@@ -452,12 +455,10 @@ class Reconciler:
             if peer in self._index_of
         }
         if endpoints != self._endpoints:
-            keys = {raw: abi.EndpointKey.from_buffer_copy(raw) for raw in endpoints}
-            for raw, (index, flags, source) in endpoints.items():
-                if self._endpoints.get(raw) != (index, flags, source):
-                    with self._lock:  # the prober's thread changes flags
-                        instance.put_endpoint(keys[raw], abi.Endpoint(index, flags, tuple(source.to_bytes(2, "big"))))
-            instance.set_near({abi.near_index(key.ip) for key in keys.values()})
+            for raw, value in endpoints.items():
+                if self._endpoints.get(raw) != value:
+                    self._write_endpoint(instance, raw, value)
+            instance.set_near({abi.near_index(abi.EndpointKey.from_buffer_copy(raw).ip) for raw in endpoints})
         for raw in self._endpoints.keys() - endpoints.keys():
             instance.delete_endpoint(abi.EndpointKey.from_buffer_copy(raw))
         self._endpoints = endpoints
