@@ -18,6 +18,7 @@ from lab import Clampd, Lab, Namespace, wait_for
 from lab.command import LabError, Unsupported
 from lab.topology import Ends, line, mss_for
 from lab.wireguard import SOCKETS
+from mssclamp.datapath.attach import Tc
 
 pytestmark = pytest.mark.netns
 
@@ -233,3 +234,17 @@ def _kernel_device(lab: Lab, namespace: Namespace) -> str:
     namespace.run("wg", "set", "wg0", "private-key", str(key), "listen-port", "51820")
     namespace.ip("link set wg0 up")
     return namespace.run("wg", "pubkey", stdin=private).stdout.strip()
+
+
+def test_a_device_that_is_set_up_is_another_one(lab: Lab) -> None:
+    """Which is why its peers are asked for at that moment (tests/daemon/test_discovery.py)."""
+    (gateway,) = lab.namespaces("gw")
+    gateway.ip("link add wg0 type veth peer name other")
+    with gateway.entered(), Tc() as tc:
+
+        def is_up() -> bool:
+            return next(link.is_up for link in tc.links() if link.name == "wg0")
+
+        assert not is_up()
+        gateway.ip("link set wg0 up")
+        assert is_up()
