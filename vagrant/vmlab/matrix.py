@@ -146,6 +146,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def main() -> int:
     """Write the tables; tests that no feature names are an error."""
     runs = {kernel: Run.read(WORK / kernel) for kernel in KERNELS}
+    missing = [kernel for kernel, run in runs.items() if not run.outcomes]
+    if missing:  # or what an earlier run showed would be lost
+        print(f"vmlab/matrix.py: no results in {WORK}; first: make vm-test KERNEL={missing[0]}", file=sys.stderr)
+        return 1
     unnamed = {test for run in runs.values() for test in run.outcomes} - {
         t for tests in FEATURES.values() for t in tests
     }
