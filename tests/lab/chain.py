@@ -135,9 +135,7 @@ class Chain:
         for end, other in (self.ends, self.ends[::-1]):
             target = _inside(other.number)[0].partition("/")[0]
             wait_for(
-                lambda end=end, target=target: (  # type: ignore[misc]
-                    end.gateway.run("ping", "-c", "1", "-W", "1", target, check=False).returncode == 0
-                ),
+                lambda end=end, target=target: end.gateway.reaches(target),  # type: ignore[misc]
                 f"{end.gateway} to reach {target}",
                 timeout=SESSION_SECONDS,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ class Lab:
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self._directories = 0
+        self._indexes = itertools.count(100)
         self._namespaces: list[Namespace] = []
 
     def __enter__(self) -> Lab:
@@ -61,10 +63,15 @@ class Lab:
     def veth(
         self, one: Namespace, one_device: str, other: Namespace, other_device: str, *, mtu: int = ETHERNET_MTU
     ) -> None:
-        """A cable between two namespaces, both ends still down and without addresses."""
+        """A cable between two namespaces, both ends still down and without addresses.
+
+        Their indexes differ: the carrier of a device whose peer has the same index may be no news for a second (the
+        kernel's net/core/link_watch.c), and IPv6 has no link-local address, nor neighbour discovery, until then.
+        """
+        index, peers = next(self._indexes), next(self._indexes)
         run(
-            ["ip", "link", "add", one_device, "netns", one.name, "mtu", str(mtu), "type", "veth",
-             "peer", "name", other_device, "netns", other.name, "mtu", str(mtu)]
+            ["ip", "link", "add", one_device, "netns", one.name, "index", str(index), "mtu", str(mtu), "type", "veth",
+             "peer", "name", other_device, "netns", other.name, "index", str(peers), "mtu", str(mtu)]
         )  # fmt: skip
 
     def vxlan(self, namespace: Namespace, device: str, *, number: int, local: str, remote: str, mtu: int) -> None:

@@ -136,6 +136,10 @@ class Namespace:
         """Whether a device of this name is there now."""
         return run(["ip", "-n", self.name, "link", "show", "dev", device], check=False).returncode == 0
 
+    def reaches(self, address: str) -> bool:
+        """Whether this address answers a ping within a second."""
+        return self.run("ping", "-c", "1", "-W", "1", address, check=False).returncode == 0
+
     def offloads(self, device: str, on: bool, *, gro: bool | None = None) -> None:
         """Switch a device's offloads; off: packets leave it in wire size and with complete checksums.
 

@@ -44,11 +44,7 @@ class Tinc:
                 *(f"route replace {prefix} dev {self._device}" for prefix in other.prefixes),
             )
         near, far = self._chain.ends
-        wait_for(
-            lambda: near.host.run("ping", "-c", "1", "-W", "1", far.host_address[4], check=False).returncode == 0,
-            "tinc to connect",
-            timeout=START_SECONDS,
-        )
+        wait_for(lambda: near.host.reaches(far.host_address[4]), "tinc to connect", timeout=START_SECONDS)
         return self
 
     def __exit__(
