@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from vmlab.checks import BLACK_HOLE, MTU_IN_BLACK_HOLE
+from vmlab.checks import BLACK_HOLE, HEAL_SECONDS, MTU_IN_BLACK_HOLE, four_transfers
 from vmlab.machine import wait_for
-from vmlab.site import Site, Transfer
-
-HEAL_SECONDS = 30
-"""An emulated machine's; TCP's own timers have backed off by then."""
+from vmlab.site import Site
 
 NO_PROBES = 'mode = "enforce"\n[[device]]\nname = "wg*"\nprobe = false\n'
 
@@ -24,11 +21,7 @@ def test_pinned(site: Site, underlay: int) -> None:
         for gateway in gateways:
             stack.enter_context(gateway.configured(NO_PROBES))
         stack.enter_context(site.underlay(underlay))
-        transfers = [
-            stack.enter_context(Transfer(ends, family)) for ends in (site.hosts, site.back) for family in (4, 6)
-        ]
-        for transfer in transfers:
-            transfer.goes_on()
+        transfers = stack.enter_context(four_transfers(site))
         site.path.black_hole(BLACK_HOLE)
         for transfer in transfers:
             transfer.hangs(seconds=1)

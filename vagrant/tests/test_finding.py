@@ -7,14 +7,11 @@ import time
 
 import pytest
 from vmlab.addresses import OUTER_B
-from vmlab.checks import BLACK_HOLE, MTU_IN_BLACK_HOLE, Record
+from vmlab.checks import BLACK_HOLE, HEAL_SECONDS, MTU_IN_BLACK_HOLE, Record, four_transfers
 from vmlab.machine import MachineError, wait_for
 from vmlab.site import Datagrams, Gateway, Site, Transfer
 
 DEVICE_MTU = 1420
-HEAL_SECONDS = 30
-"""An emulated machine's; TCP's own timers have backed off by then."""
-
 SOON = 'mode = "enforce"\n[mtu]\nrecheck = 3\nraise = 5\n'
 QUIET_SECONDS = 6
 """Longer than `recheck` and `raise` above."""
@@ -46,11 +43,7 @@ def test_healed(site: Site, record: Record, underlay: int) -> None:
         for gateway in gateways:
             stack.enter_context(gateway.configured(SOON))
         stack.enter_context(site.underlay(underlay))
-        transfers = [
-            stack.enter_context(Transfer(ends, family)) for ends in (site.hosts, site.back) for family in (4, 6)
-        ]
-        for transfer in transfers:
-            transfer.goes_on()
+        transfers = stack.enter_context(four_transfers(site))
         for gateway in gateways:
             found(gateway, DEVICE_MTU)
         site.path.black_hole(BLACK_HOLE)

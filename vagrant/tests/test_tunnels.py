@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 from vmlab.addresses import OUTER_B
-from vmlab.checks import BLACK_HOLE, Record, answers, opens_clamped, outer_size
+from vmlab.checks import BLACK_HOLE, HEAL_SECONDS, Record, answers, opens_clamped, outer_size
 from vmlab.machine import wait_for
 from vmlab.site import Datagrams, Site, Transfer
 from vmlab.tunnels import DEVICE, KINDS, Kind, peer_table, tunnel
 
 MTU = 1300
 SAMPLE = 1000
-HEAL_SECONDS = 30
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .machine import Remote, wait_for
-from .site import Datagrams, Ends, Transfer
+from .site import Datagrams, Ends, Site, Transfer
 
 Record = Callable[[str, Any], None]
 """The fixture `record`: a figure's name and value."""
@@ -18,6 +19,22 @@ COPIES = 10
 BLACK_HOLE = 1400
 MTU_IN_BLACK_HOLE = {4: 1328, 6: 1312}
 """What a path of that many bytes leaves for inner packets, by the underlay's family: less 60 or 80, in steps of 16."""
+
+
+HEAL_SECONDS = 30
+"""An emulated machine's; TCP's own timers have backed off by then."""
+
+
+@contextlib.contextmanager
+def four_transfers(site: Site) -> Iterator[list[Transfer]]:
+    """Connections that carry data: of both families, in both directions."""
+    with contextlib.ExitStack() as stack:
+        transfers = [
+            stack.enter_context(Transfer(ends, family)) for ends in (site.hosts, site.back) for family in (4, 6)
+        ]
+        for transfer in transfers:
+            transfer.goes_on()
+        yield transfers
 
 
 def mss_for(mtu: int, family: int) -> int:
