@@ -46,7 +46,7 @@ def measure() -> list[Verdict]:
     with Lab() as lab:
         line = narrow_line(lab)
         line.site.swallows_tcp()
-        line.client.run("ping", "-c", "1", topology.SITE[4])  # neighbours know each other before the first SYN
+        line.client.reaches(topology.SITE[4])  # neighbours know each other before the first SYN
         arrived = lab.capture(line.site, line.far_device)
         out = lab.enter(line.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
         sequence = 0

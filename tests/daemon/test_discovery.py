@@ -80,19 +80,6 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
 # -- how often
 
 
-def test_who_comes_up_is_asked_at_once(programs: Programs) -> None:
-    """wg-quick makes a device, tells it its peers, and then sets it up: from now on it has traffic."""
-    programs.tell("wg0")
-    discovery = Discovery(programs.read)
-    down = replace(link("wg0"), is_up=False)
-    discovery.look([down])
-    programs.now += 0.01
-    programs.tell("wg0", peer(1, "10.1.0.0/24"))
-    assert not discovery.look([down])
-    assert discovery.look([replace(down, is_up=True)])
-    assert list(discovery.peers["wg0"]) == [key(1)]
-
-
 def link(name: str = "wg0", index: int = 7, mtu: int = 1420) -> Link:
     return Link(index, name, mtu, NONE, "wireguard")
 
@@ -140,6 +127,18 @@ def test_a_device_that_changes_is_asked_at_once(watch: Watch) -> None:
     assert watch.run(3, link()) == [0]
     assert watch.run(3, link(mtu=1400)) == [0]
     assert watch.run(3, link(mtu=1400)) == []
+
+
+def test_a_device_that_is_set_up_is_asked_at_once(watch: Watch) -> None:
+    """wg-quick makes a device, tells it its peers, and then sets it up: from now on it has traffic."""
+    down = replace(link(), is_up=False)
+    watch.programs.tell("wg0")
+    watch.discovery.look([down])
+    watch.programs.now += 0.01
+    watch.programs.tell("wg0", peer(1, "10.1.0.0/24"))
+    assert not watch.discovery.look([down])
+    assert watch.discovery.look([link()])
+    assert list(watch.discovery.peers["wg0"]) == [key(1)]
 
 
 def test_only_what_matters_is_news(watch: Watch) -> None:

@@ -68,10 +68,10 @@ class Lab:
         Their indexes differ: the carrier of a device whose peer has the same index may be no news for a second (the
         kernel's net/core/link_watch.c), and IPv6 has no link-local address, nor neighbour discovery, until then.
         """
-        index, peers = next(self._indexes), next(self._indexes)
+        index, peer_index = next(self._indexes), next(self._indexes)
         run(
             ["ip", "link", "add", one_device, "netns", one.name, "index", str(index), "mtu", str(mtu), "type", "veth",
-             "peer", "name", other_device, "netns", other.name, "index", str(peers), "mtu", str(mtu)]
+             "peer", "name", other_device, "netns", other.name, "index", str(peer_index), "mtu", str(mtu)]
         )  # fmt: skip
 
     def vxlan(self, namespace: Namespace, device: str, *, number: int, local: str, remote: str, mtu: int) -> None:

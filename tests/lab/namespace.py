@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .command import COMMAND_SECONDS, LabError, run
+from .command import COMMAND_SECONDS, LabError, run, wait_for
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -136,9 +136,13 @@ class Namespace:
         """Whether a device of this name is there now."""
         return run(["ip", "-n", self.name, "link", "show", "dev", device], check=False).returncode == 0
 
-    def reaches(self, address: str) -> bool:
-        """Whether this address answers a ping within a second."""
-        return self.run("ping", "-c", "1", "-W", "1", address, check=False).returncode == 0
+    def reaches(self, address: str, *, timeout: float = 10.0) -> None:
+        """Wait until this address answers a ping: neighbours know each other then; LabError after `timeout` seconds."""
+        wait_for(
+            lambda: self.run("ping", "-c", "1", "-W", "1", address, check=False).returncode == 0,
+            f"{address} to answer {self.name}",
+            timeout=timeout,
+        )
 
     def offloads(self, device: str, on: bool, *, gro: bool | None = None) -> None:
         """Switch a device's offloads; off: packets leave it in wire size and with complete checksums.

@@ -15,11 +15,11 @@ Record = Callable[[str, Any], None]
 
 HEADERS = {4: 40, 6: 60}
 COPIES = 10
+"""Packets that are sent to learn the size of one."""
 
 BLACK_HOLE = 1400
 MTU_IN_BLACK_HOLE = {4: 1328, 6: 1312}
 """What a path of that many bytes leaves for inner packets, by the underlay's family: less 60 or 80, in steps of 16."""
-
 
 HEAL_SECONDS = 30
 """An emulated machine's; TCP's own timers have backed off by then."""

@@ -88,7 +88,11 @@ class Gateway(Machine):
             yield
         finally:
             with contextlib.suppress(MachineError):  # where it is gone, that is to be told
-                self._api.ask("POST", f"/v1/peers/{peer}/unpin")
+                self.unpin(peer)
+
+    def unpin(self, peer: str) -> None:
+        """That peer's value is clampd's own again."""
+        self._api.ask("POST", f"/v1/peers/{peer}/unpin")
 
     def forget(self, peer: str) -> None:
         """What was learned of that peer."""
@@ -113,7 +117,7 @@ class Gateway(Machine):
         self.attached("wg0")
         for peer in self.peers():
             if peer["state"] == "pinned":
-                self._api.ask("POST", f"/v1/peers/{peer['id']}/unpin")
+                self.unpin(peer["id"])
 
     def stop(self) -> None:
         """No daemon, no programs."""
